@@ -10,7 +10,7 @@ ONCE := $(if $(MAKE_TERMOUT)$(filter 3.%,$(MAKE_VERSION)),,--once)
 # as root on Debian or Ubuntu, missing packages are installed; otherwise they are named
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }
 
-.PHONY: help demo test test-all test-lowest audit coverage check fix generate serve simulate clean tools bench hostile replicas pacing fuzz chaos chaos-replicas drill drill-upgrade soak dist release releasable
+.PHONY: help demo test test-all test-lowest audit coverage check fix generate serve simulate clean tools bench hostile replicas pacing fuzz chaos chaos-replicas webhooks drill drill-upgrade soak flood dist release releasable
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -111,6 +111,9 @@ chaos: $(VENV)/.develop ## kill and break everything at random, at full size; CH
 chaos-replicas: $(VENV)/.develop ## three bridges on one engine, everything that may break; SEEDS="1-50" SECONDS=75 ENGINE=valkey
 	$(BIN)/python -m tests.replicas.long
 
+webhooks: $(VENV)/.develop ## 100,000 deliveries to receivers that fail a third of the time; WEBHOOKS="--kind three --tasks 1000" for other sizes
+	$(BIN)/python -m tests.webhooks.long $(WEBHOOKS)
+
 drill: $(VENV)/.develop ## three bridges, an engine, a balancer: break what you like; SCRIPT="kill,drain,engine-restart" without questions
 	$(BIN)/python -m tests.replicas.drill $(if $(SCRIPT),--script $(SCRIPT))
 
@@ -119,6 +122,9 @@ drill-upgrade: $(VENV)/.develop ## a rolling update of three bridges from FROM (
 
 soak: $(VENV)/.develop ## churn, floods and faults for half an hour, memory as a table; SOAK_MINUTES=30
 	$(BIN)/python -m tests.chaos.soak
+
+flood: $(VENV)/.run ## 10,000 tasks in one group with 1,000 followers: does each get every change once? FLOOD="--tasks 2000 --followers 200"
+	$(BIN)/python -m bench.flood $(FLOOD)
 
 dist: $(VENV)/.develop ## build wheel and source distribution into dist/, checked
 	rm -rf dist

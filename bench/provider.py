@@ -1,10 +1,13 @@
-"""A minimal provider: status calls and ByteSpike's stream, driven by a control connection.
+"""A minimal provider: submits, status calls and ByteSpike's stream, driven by a control connection.
+
+The first submit is answered with the task t0, the next with t1, each with what a status call would show.
 
 Shares no code with the bridge. Without an HTTP library a core serves tens of thousands of calls per second.
 
 Control, one command per line:
     p FROM COUNT BATCH   publish states FROM .. FROM+COUNT-1, BATCH per turn of the event loop
     f FROM COUNT BATCH   the same, with final states
+    e FROM COUNT         end the tasks FROM .. FROM+COUNT-1
     s                    return the request counts as JSON
     z                    reset the request counts
 """
@@ -39,6 +42,7 @@ class ProviderState:
         # Changed but not polled yet: the time stamp of the token is set when the poll is answered.
         self.fresh: dict[int, int] = {}
         self.final: set[int] = set()
+        self.submitted = 0
         self.ready: dict[tuple[str, int], bytes] = {}
         self.streams: defaultdict[int, set[asyncio.Transport]] = defaultdict(set)
         self.calls: Counter[str] = Counter()
@@ -60,6 +64,26 @@ class ProviderState:
             head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
             answer = self.ready[provider, task] = head % len(body) + body
         return answer
+
+    def submit(self, provider: str) -> bytes:
+        """Return the response of a submit."""
+        task = self.submitted
+        self.submitted += 1
+        return self.status(provider, task) if task < self.tasks else _NOT_FOUND
+
+    def end(self, first: int, count: int) -> None:
+        """Make tasks final; their next status call shows it."""
+        for task in range(first, first + count):
+            self.final.add(task)
+            self._change(task, 0)
+
+    def many(self, names: list[str]) -> bytes:
+        """Return the response of a call about many tasks; unknown ones are left out."""
+        known = (int(name[1:]) for name in names if name[1:].isdecimal() and int(name[1:]) < self.tasks)
+        bodies = [self.status("qingbo", task).partition(b"\r\n\r\n")[2] for task in known]
+        body = b'{"items":[%b]}' % b",".join(bodies)
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+        return head % len(body) + body
 
     def frame(self, task: int) -> bytes:
         """Return one event of the stream as an HTTP chunk."""
@@ -161,6 +185,14 @@ class ProviderConnection(asyncio.Protocol):
         if provider == "bytespike" and rest[:3] == ["v1", "tasks", "stream"]:
             self._stream(self._number(name))
             return
+        if name.startswith("many?ids="):
+            self._state.count("many")
+            self._transport.write(self._state.many(name.removeprefix("many?ids=").split(",")))
+            return
+        if provider == "qingbo" and name == "tasks":
+            self._state.count("submit")
+            self._transport.write(self._state.submit(provider))
+            return
         self._state.count("status")
         task = self._number(json.loads(body).get("task_id", "") if provider == "bytespike" else name)
         self._transport.write(_NOT_FOUND if task is None else self._state.status(provider, task))
@@ -189,6 +221,8 @@ async def controlled(
             writer.write(json.dumps(state.statistics()).encode() + b"\n")
         elif word == "z":
             state.reset()
+        elif word == "e":
+            state.end(numbers[0], numbers[1])
         else:
             first, count, batch = numbers
             for begin in range(first, first + count, batch):

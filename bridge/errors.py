@@ -5,14 +5,17 @@ BridgeError
 ├── Reported                 what has the provider's status and code: Conflict, UpstreamError
 ├── RequestError             the caller's fault
 │   ├── InvalidRequest 400 · Unauthenticated 401 · Forbidden 403
-│   ├── UnknownTask 404 · UnknownUpstream 404 · UnknownRoute 404 · MethodNotAllowed 405
-│   ├── Conflict 409 · TooLarge 413 · LimitExceeded 429
+│   ├── UnknownTask 404 · UnknownUpstream 404 · UnknownWebhook 404 · UnknownOutput 404
+│   ├── UnknownRoute 404 · MethodNotAllowed 405
+│   ├── Conflict 409 · TooLarge 413 · IdempotencyMismatch 422 · LimitExceeded 429
+│   │   └── SubmitInFlight 409    the first request with an Idempotency-Key is not answered yet
 ├── UpstreamError            the provider, or the network on the way to it
 │   ├── UpstreamUnavailable 503   connection refused or reset, 5xx: retried
 │   │   └── UpstreamUnreachable   no connection was made, so the provider has seen nothing of the request
 │   ├── UpstreamTimeout 504
 │   ├── UpstreamBusy 503          the provider is rate limiting us (429, or 503 with Retry-After)
 │   ├── UpstreamRefused 502       our request is wrong; a retry would fail again
+│   ├── TaskMayExist 502          a submit whose outcome is unknown is repeated with its Idempotency-Key
 │   ├── CredentialRefused 502     our credential is rejected (401, 402, 403)
 │   ├── TaskNotFound 404          the provider does not know this task, or hides it from our credential
 │   ├── UnreadablePayload 503     the dialect does not understand the response
@@ -114,6 +117,20 @@ class UnknownUpstream(RequestError):
     status = 404
 
 
+class UnknownOutput(RequestError):
+    """The task has no such output."""
+
+    code = "output_not_found"
+    status = 404
+
+
+class UnknownWebhook(RequestError):
+    """No such webhook."""
+
+    code = "webhook_not_found"
+    status = 404
+
+
 class UnknownRoute(RequestError):
     """No such route."""
 
@@ -156,6 +173,22 @@ class Conflict(Reported, RequestError):
     status = 409
 
 
+class SubmitInFlight(Conflict):
+    """The first request with this Idempotency-Key has not been answered yet."""
+
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__(retry_after=1.0)
+
+
+class IdempotencyMismatch(RequestError):
+    """This Idempotency-Key was used for another request; send another key with it."""
+
+    code = "idempotency_mismatch"
+    status = 422
+
+
 class TooLarge(RequestError):
     """The request is too large."""
 
@@ -171,12 +204,17 @@ class LimitExceeded(RequestError):
     retryable = True
 
 
+class SpendLimitExceeded(LimitExceeded):
+    """The caller has spent what it may spend today."""
+
+
 class UpstreamError(Reported):
     """The provider, or the connection to it, failed.
 
     Attributes:
         about_task: Whether the failure is about this task alone, and the provider works: such an error slows
             down the polls of this task only.
+        may_exist: Of a submit: whether an earlier attempt may have created the task.
     """
 
     code = "upstream_unavailable"
@@ -184,6 +222,7 @@ class UpstreamError(Reported):
     retryable = True
     outcome = "error"
     about_task = False
+    may_exist = False
 
 
 class UpstreamUnavailable(UpstreamError):
@@ -225,6 +264,14 @@ class UpstreamRefused(UpstreamError):
     retryable = False
     outcome = "refused"
     about_task = True
+
+
+class TaskMayExist(UpstreamError):
+    """The task of this Idempotency-Key may exist; check at the provider before you use another key."""
+
+    code = "task_may_exist"
+    status = 502
+    retryable = False
 
 
 class CredentialRefused(UpstreamRefused):

@@ -86,6 +86,8 @@ def schema() -> dict[str, Any]:
     made = _schema_of(yaml.safe_load((CHART / "values.yaml").read_text("utf-8")), "")
     settings = Settings.model_json_schema()
     definitions = settings.pop("$defs")
+    # The secret of a webhook may be in the environment, as the key of an upstream: `existingSecret` has it.
+    definitions["WebhookSettings"]["required"].remove("secret")
     made["properties"]["global"] = {"type": "object"}  # Helm adds it when another chart includes this one
     made["properties"]["config"] = settings
     return {"$schema": "http://json-schema.org/draft-07/schema#", **made, "$defs": definitions}

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from bridge import errors
 from bridge.config.limits import ADDRESS, CALLER, LIMITS, MEBIBYTE
 from bridge.config.load import NESTED, PREFIX
-from bridge.config.settings import Settings, UpstreamSettings
+from bridge.config.settings import OutputSettings, Settings, UpstreamSettings, WebhookSettings
 from bridge.core.event import Closing
 from bridge.telemetry.metrics import Metrics
 
@@ -45,6 +45,16 @@ def settings_table() -> str:
 def upstream_table() -> str:
     """The settings of one upstream."""
     return _settings(UpstreamSettings, f"{PREFIX}UPSTREAMS{NESTED}NAME{NESTED}")
+
+
+def output_table() -> str:
+    """The settings of copies."""
+    return _settings(OutputSettings, f"{PREFIX}OUTPUTS{NESTED}")
+
+
+def webhook_table() -> str:
+    """The settings of one webhook."""
+    return _settings(WebhookSettings, f"{PREFIX}WEBHOOKS{NESTED}NAME{NESTED}")
 
 
 def metrics_table() -> str:
@@ -109,6 +119,8 @@ def _amount(value: float | None) -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "settings": settings_table,
     "upstream": upstream_table,
+    "webhook": webhook_table,
+    "output": output_table,
     "limits": limits_table,
     "metrics": metrics_table,
     "errors": errors_table,
@@ -132,15 +144,18 @@ def pages() -> Iterator[Path]:
 
 
 def _settings(model: type[BaseModel], prefix: str) -> str:
+    tables = (
+        ("outputs", "upstreams", "webhooks") if model is Settings else ()
+    )  # an endpoint has `upstreams` too: a list
     rows = []
     for name, field in model.model_fields.items():
         default = field.get_default(call_default_factory=True)
         rows.append(
             (
                 f"`{name}`",
-                _default(default),
+                "required" if field.is_required() else _default(default),
                 _unit(name),
-                f"`{prefix}{name.upper()}`" if name != "upstreams" else f"`{prefix}UPSTREAMS{NESTED}...`",
+                f"`{prefix}{name.upper()}{f'{NESTED}...' if name in tables else ''}`",
                 field.description or "",
             )
         )
@@ -148,7 +163,7 @@ def _settings(model: type[BaseModel], prefix: str) -> str:
 
 
 def _default(value: object) -> str:
-    if value is None or value == {}:
+    if value is None or value == {} or isinstance(value, BaseModel):
         return "-"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

@@ -124,10 +124,11 @@ def questions() -> Iterator[Panel]:
         defaults={"min": 0, "max": 1, "decimals": 1},
         runbook="metrics.md#how-to-read-each",
     )
-    calls = rate("bridge_upstream_requests_total", f'{UP}, call="status"', "upstream")
+    polls = 'call=~"status|status_many"'
+    calls = rate("bridge_upstream_requests_total", f"{UP}, {polls}", "upstream")
     failed = rate(
         "bridge_upstream_requests_total",
-        f'{UP}, call="status", outcome=~"error|timeout|unreadable"',
+        f'{UP}, {polls}, outcome=~"error|timeout|unreadable"',
         "upstream",
     )
     yield stat(
@@ -239,6 +240,19 @@ def upstreams() -> Iterator[Panel]:
         ),
         unit="s",
         runbook="operations.md#provider-down",
+    )
+    yield lines(
+        "Tasks polled per request",
+        "Above 1 where the provider shows many tasks with one call, and their polls are due together. If it "
+        "is 1 there, `/status` says why.",
+        Target(
+            rate("bridge_polls_total", UP, "upstream")
+            + " / "
+            + rate("bridge_upstream_requests_total", f'{UP}, call=~"status|status_many"', "upstream"),
+            "{{upstream}}",
+        ),
+        unit="none",
+        runbook="metrics.md#how-to-read-each",
     )
     yield lines(
         "Wait for the rate limit",
@@ -491,12 +505,95 @@ def engine() -> Iterator[Panel]:
     )
 
 
+def webhooks() -> Iterator[Panel]:
+    """What is delivered to webhooks."""
+    yield lines(
+        "Attempts per minute",
+        "Attempts to deliver, by result. `failed` ones are made again; `dropped` are deliveries to webhooks "
+        "that were disabled or full.",
+        Target(f"60 * {rate('bridge_webhook_deliveries_total', OF, 'result')}", "{{result}}"),
+        runbook="operations.md#webhooks-failing",
+    )
+    yield lines(
+        "Response time of receivers",
+        "Of an attempt; after ten seconds it has failed.",
+        *quantiles("bridge_webhook_attempt_seconds", OF),
+        unit="s",
+        runbook="operations.md#webhooks-late",
+    )
+    yield lines(
+        "Waiting deliveries",
+        "How many wait for their next attempt, over all bridges; above 10,000 a webhook is disabled.",
+        Target(f"max(bridge_webhook_waiting{{{OF}}})", "waiting"),
+        Target(f"max(bridge_webhooks_disabled{{{OF}}})", "webhooks disabled"),
+        runbook="operations.md#webhook-disabled",
+    )
+    yield lines(
+        "Oldest delivery",
+        "For how long the oldest delivery has waited.",
+        Target(f"max(bridge_webhook_oldest_seconds{{{OF}}})", "oldest"),
+        unit="s",
+        steps=(("transparent", None), (RED, 3600)),
+        runbook="operations.md#webhooks-late",
+    )
+
+
+def copies() -> Iterator[Panel]:
+    """Copies of outputs."""
+    yield lines(
+        "Copies per minute",
+        "Outputs copied in time for the end or later, attempts that failed, and copies that were given up.",
+        Target(f"60 * {rate('bridge_output_copies_total', OF, 'result')}", "{{result}}"),
+        runbook="operations.md#copies-failing",
+    )
+    yield lines(
+        "Time of a copy",
+        "With its wait for a turn. Above `wait_seconds` the end is recorded without it.",
+        *quantiles("bridge_output_copy_seconds", OF),
+        unit="s",
+        runbook="operations.md#copies-late",
+    )
+    yield lines(
+        "Copied bytes per minute",
+        "Of the outputs that were copied.",
+        Target(f"60 * {rate('bridge_output_copy_bytes_total', OF)}", "copied"),
+        unit="bytes",
+        runbook="operations.md#copies-late",
+    )
+    yield lines(
+        "Tasks waiting for copies",
+        "Ended tasks with outputs still to be copied, over all bridges, and copies being made.",
+        Target(f"max(bridge_output_copies_waiting{{{OF}}})", "waiting"),
+        Target(f"sum(bridge_output_copies_in_flight{{{OF}}})", "in flight"),
+        runbook="operations.md#copies-late",
+    )
+
+
+def costs() -> Iterator[Panel]:
+    """What tasks cost."""
+    yield lines(
+        "Cost per hour",
+        "Final costs that providers reported, each upstream in its own unit (HELP text, `/status`).",
+        Target(f"3600 * {rate('bridge_cost_total', OF, 'upstream')}", "{{upstream}}"),
+        runbook="operations.md#spend",
+    )
+    yield lines(
+        "Cost of the last 24 hours",
+        "The same, summed up. What each caller spent today: `GET /v1/spend`.",
+        Target(f"sum by (upstream) (increase(bridge_cost_total{{{OF}}}[24h]))", "{{upstream}}"),
+        runbook="operations.md#spend",
+    )
+
+
 ROWS = (
     ("State", state),
     ("Overview", questions),
     ("Tasks", tasks),
     ("Upstream", upstreams),
     ("Fan-out", fanout),
+    ("Webhooks", webhooks),
+    ("Copies", copies),
+    ("Costs", costs),
     ("Process", process),
     (ENGINE, engine),
 )

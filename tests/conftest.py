@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.fakes import s3_server as s3
 from tests.harness import PATIENCE
 
 # No example is judged by real milliseconds: on a busy machine any of them may take half a second.
@@ -127,3 +128,14 @@ def missing(what: str) -> None:
 def forbidden(what: str) -> None:
     """The machine does not let us, which nothing that can be installed would change: skip, in CI too."""
     pytest.skip(f"{what} is not allowed here")
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[s3.S3Server]:
+    """A real server of S3 with a bucket; missing, it is an error in CI and a skip elsewhere."""
+    if reason := s3.unavailable():
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with s3.running() as running:
+        yield running

@@ -9,7 +9,7 @@ from functools import partial
 
 from pydantic import SecretStr
 
-from bridge.auth.authenticator import Authenticator, NoAuth, TokenAuth
+from bridge.auth.authenticator import Authenticator, KnownDetails, NoAuth, TokenAuth
 from bridge.auth.origins import Origins
 from bridge.auth.ownership import OwnershipVerifier
 from bridge.auth.provider_keys import ProviderKeyAuth, key_headers
@@ -18,8 +18,8 @@ from bridge.auth.tickets import Tickets
 from bridge.auth.tokens import Tokens
 from bridge.clock import Clock
 from bridge.config.settings import Settings, dialect_of
-from bridge.dialects.hosts import Hosts
 from bridge.sources.accounts import AccountRegistry
+from bridge.sources.guard import private_hosts_of
 from bridge.sources.jwks import fetch_keys
 from bridge.sources.revoked_tokens import RevokedTokens
 from bridge.sources.upstream import Upstream
@@ -67,6 +67,7 @@ def build_auth(
     clock: Clock,
     pool: Pool,
     accounts: AccountRegistry | None,
+    details: KnownDetails,
 ) -> AuthComponents:
     """The authenticators of `settings.auth`; tokens are accepted wherever `token_issuer` is set."""
     own_secret = _bytes(settings.ticket_secret)
@@ -79,7 +80,7 @@ def build_auth(
     if settings.token_issuer:
         shared = [secret.get_secret_value().encode() for secret in settings.token_secrets]
         if settings.token_jwks_url:
-            fetch = partial(fetch_keys, settings.token_jwks_url, Hosts(settings.private_hosts))
+            fetch = partial(fetch_keys, settings.token_jwks_url, private_hosts_of(settings.private_hosts))
             keys = SigningKeySet(fetch, clock)
         tokens = Tokens(
             keys or SharedSecrets(shared),
@@ -91,7 +92,7 @@ def build_auth(
         # without a secret of their own tickets are signed like tokens; we do not have a JWKS endpoint's keys
         signing = [own_secret] if own_secret else shared
         tickets = Tickets(signing, clock, revoked) if signing else None
-        by_token = TokenAuth(origins, clock, tokens, tickets)
+        by_token = TokenAuth(origins, clock, tokens, tickets, details)
     if accounts is None:
         authenticator = by_token or NoAuth(clock)
         return AuthComponents(
@@ -118,6 +119,7 @@ def build_auth(
         header_names=key_headers(dialect_of(name, config) for name, config in settings.upstreams.items()),
         limit_unverified=limits.check_unverified_key,
         tickets=tickets,
+        details=details,
     )
     return AuthComponents(
         authenticator=by_key,

@@ -7,7 +7,7 @@ import logging
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bridge.app.auth import AuthComponents, build_auth, make_accounts
 from bridge.app.learned import keep_learned, report_unkept
+from bridge.app.outputs import build_copies
 from bridge.app.replicas import (
     KeptEngine,
     make_replica,
@@ -27,6 +28,8 @@ from bridge.app.replicas import (
     wait_first,
     watch_census,
 )
+from bridge.app.spend import build_spend
+from bridge.app.webhooks import Shared, build_webhooks
 from bridge.auth.authenticator import NoAuth
 from bridge.auth.origins import Origins
 from bridge.clock import Clock, SystemClock
@@ -40,23 +43,34 @@ from bridge.core.loop_time import LoopTime
 from bridge.core.quota import Lingering
 from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import Pace
+from bridge.delivery.groups import Groups
 from bridge.delivery.longpoll import LongPolls
+from bridge.delivery.selections import Selections
 from bridge.delivery.subscriptions import Subscriptions
+from bridge.dialects.hosts import Hosts
+from bridge.engine.ledger import Ledger
 from bridge.errors import ConfigError, EngineUnavailable, JournalError
 from bridge.hub.hub import Hub
 from bridge.hub.maintenance import ConnectionMaintenance
 from bridge.journal.base import Journal
+from bridge.journal.jobs import JobRunner
 from bridge.journal.memory import MemoryJournal
+from bridge.journal.planners import Planners
 from bridge.journal.sqlite.journal import SqliteJournal
 from bridge.net import is_loopback
+from bridge.outputs.copies import Copies
+from bridge.outputs.source import OutputSource
 from bridge.replica.connection import Connect
+from bridge.replica.ledger import SharedLedger
 from bridge.replica.replica import Replica
 from bridge.sources.accounts import AccountRegistry
 from bridge.sources.body_memory import DEFAULT_MAX_BODY, BodyLimit, BodyMemory
 from bridge.sources.credentials import Credential, RotatingCredential, credential_of
+from bridge.sources.guard import private_hosts_of
 from bridge.sources.http_client import Session
 from bridge.sources.jwks import fetch_fal
 from bridge.sources.key_file import KeyFile
+from bridge.sources.outbound import OutboundClient
 from bridge.sources.revoked_tokens import RevokedTokens
 from bridge.sources.signatures import make_verifier
 from bridge.sources.upstream import Upstream, mark_of_key
@@ -76,6 +90,8 @@ from bridge.web.open_requests import OpenRequests
 from bridge.web.routes import make_app, make_operations_app
 from bridge.web.services import Services
 from bridge.web.workers import WatchRow, Workers
+from bridge.webhooks.deliverer import Deliverer
+from bridge.webhooks.sender import ATTEMPT_SECONDS
 
 LAG_PERIOD_SECONDS = 0.25
 REVOKED_PERIOD_SECONDS = 1.0
@@ -98,6 +114,9 @@ class _Parts:
     auth: AuthComponents
     rotations: list[KeyRotation]
     services: Services
+    deliverer: Deliverer
+    job_runners: Sequence[JobRunner]
+    copies: Copies | None
 
 
 class Bridge:
@@ -105,6 +124,9 @@ class Bridge:
 
     Everything is built in the lifespan, on the event loop that serves requests, and closed in reverse order.
     To mount it in another app, enter `running()` in that app's lifespan.
+
+    Args:
+        rng: Returns 0-1, for jitter; one of its own without.
 
     Attributes:
         served_by_us: Whether `bridge.server` serves it, at the address in the settings.
@@ -122,9 +144,12 @@ class Bridge:
         replica: This process as one of several, while it runs; None if it is alone.
     """
 
-    def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self, settings: Settings, *, clock: Clock | None = None, rng: Callable[[], float] | None = None
+    ) -> None:
         self.settings = settings
         self._clock = clock or SystemClock()
+        self._rng = rng
         self._app: ASGIApp | None = None
         self._operations: ASGIApp | None = None
         self._parts: _Parts | None = None
@@ -161,7 +186,7 @@ class Bridge:
         await app(scope, receive, send)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:  # noqa: C901 - one task after the other
         """Build everything, run the background tasks, and close everything at exit.
 
         An unhandled exception of a background task ends the context with an `ExceptionGroup`.
@@ -182,8 +207,12 @@ class Bridge:
                     group.create_task(parts.pool.run()),
                     group.create_task(parts.maintenance.run()),
                     group.create_task(_measure_lag(self._clock, parts.metrics)),
+                    group.create_task(parts.deliverer.run()),
                 ]
                 tasks += [group.create_task(rotation.run()) for rotation in parts.rotations]
+                if parts.copies is not None:
+                    tasks.append(group.create_task(parts.copies.run()))
+                tasks += [group.create_task(runner.run()) for runner in parts.job_runners]
                 if parts.auth.revoked is not None:
                     watching = _watch_revoked(parts.auth.revoked, parts.subscriptions, self._clock)
                     tasks.append(group.create_task(watching))
@@ -235,12 +264,20 @@ class Bridge:
         services = self._parts.services
         services.subscriptions.closed = Closing.DRAIN
         services.longpolls.end()
+        copies = self._parts.copies
+        if copies is not None:
+            # Ends that wait for copies are recorded now, before their tasks are handed over.
+            copies.copier.drain()
+            await self._parts.pool.finish_ends()
         if self.replica is not None:
             # First: who resumes elsewhere finds its tasks polled there.
             await self.replica.drain()
         results = await asyncio.gather(
             self._parts.maintenance.drain(self.settings.drain_seconds),
             services.submitter.drain(longest_submit(self.settings)),
+            self._parts.deliverer.drain(min(ATTEMPT_SECONDS, self.settings.drain_seconds)),
+            *([copies.drain(self.settings.drain_seconds)] if copies is not None else ()),
+            *(runner.drain(self.settings.drain_seconds) for runner in self._parts.job_runners),
             return_exceptions=True,  # or the failure of one would cut the other short
         )
         for error in results:
@@ -294,21 +331,14 @@ class Bridge:
         """Number of connections closed since the start."""
         return sum(self._parts.metrics.ended.values()) if self._parts is not None else 0
 
-    async def _build(self, stack: AsyncExitStack) -> _Parts:
+    async def _build(self, stack: AsyncExitStack) -> _Parts:  # noqa: PLR0915 - one part after the other
         settings, clock = self.settings, self._clock
-        rng = random.Random().random  # noqa: S311 - for jitter only
-        metrics = Metrics(CollectorRegistry(), settings.upstreams)
-        if self.certificate is not None:
-            served = self.certificate
-            metrics.report_certificate(lambda: served.current.valid_until)
-        tracing = make_tracing(settings.otlp_endpoint, os.environ)
-        stack.push_async_callback(tracing.close)
-        if tracing is not NO_TRACING:
-            metrics.trace_of = tracing.trace_of
+        # Made here and not earlier: workers are forked, and one state would give them all the same jitter.
+        rng = self._rng or random.Random().random  # noqa: S311 - for jitter only
+        metrics, tracing = self._make_metrics(stack)
         registries: list[AccountRegistry] = []
         replica = self._make_replica(metrics, lambda: registries[0] if registries else None, stack)
-        journal = replica.journal if replica is not None else await open_journal(settings, clock)
-        stack.push_async_callback(journal.close)
+        journal, ledger = await self._open_storage(replica, stack)
         upstreams = {}
         sizes = [config.max_response_bytes for config in settings.upstreams.values()]
         bodies, loop_time = BodyMemory(largest=max(sizes, default=DEFAULT_MAX_BODY)), LoopTime()
@@ -319,7 +349,15 @@ class Bridge:
                 files[name] = _open_key_file(name, config, clock)
                 credential = files[name][1]
             upstreams[name] = make_upstream(
-                name, config, clock, metrics, tracing, bodies, credential=credential, loop_time=loop_time
+                name,
+                config,
+                clock,
+                metrics,
+                tracing,
+                bodies,
+                credential=credential,
+                loop_time=loop_time,
+                private_hosts=private_hosts_of(settings.private_hosts),
             )
             stack.push_async_callback(upstreams[name].session.close)
         keep_learned(journal, upstreams)
@@ -345,25 +383,44 @@ class Bridge:
         hub = Hub(pool, journal, metrics, clock)
         sharing = share_among_replicas(replica, hub, upstreams, accounts, settings, clock)
         journal.follow(hub)
+        journal.follow_index(pool)
         subscriptions = Subscriptions(hub, pool, journal, clock, metrics, random=rng, settings=settings)
         maintenance = ConnectionMaintenance(hub, clock, rng, settings)
-        submitter = Submitter(pool, journal, callback_url=settings.called_back_at or None)
+        shared = Shared(journal, Planners(journal), ledger, replica)
+        spend = build_spend(settings, upstreams, shared, clock)
+        submitter = Submitter(pool, journal, callback_url=settings.called_back_at or None, spend=spend.limits)
         stack.push_async_callback(submitter.close)
         exposed = settings.limits is Profile.EXPOSED
         limits = Limits(settings, ClientAddresses(settings.trusted_proxies, detect=exposed), clock, metrics)
         origins = Origins(settings.allowed_origins)
-        auth = build_auth(settings, origins, limits, clock, pool, accounts)
+        auth = build_auth(settings, origins, limits, clock, pool, accounts, journal)
         if auth.ownership is not None:
             stack.push_async_callback(auth.ownership.close)
+        webhooks, deliverer, late = await build_webhooks(
+            settings, shared, metrics, clock, loop_time, stack, rng=rng
+        )
+        submitter.ended_before = late.deliver
+        source = _output_source(settings, loop_time, stack)
+        copies = await build_copies(settings, shared, pool, source, metrics, clock, stack, rng=rng)
+        if copies is not None and settings.outputs.links_in_use == "signed":
+            subscriptions.renew_links = copies.copier.renew_links
+        groups = Groups(ledger, kept_seconds=_group_seconds(settings))
+        selections = Selections(subscriptions, groups, auth.authenticator)
+        stack.push_async_callback(selections.close)
         services = Services(
             settings=settings,
             clock=clock,
             certificate=self.certificate,
             metrics=metrics,
             journal=journal,
+            ledger=ledger,
+            webhooks=webhooks,
+            copies=copies,
             pool=pool,
             hub=hub,
             subscriptions=subscriptions,
+            selections=selections,
+            groups=groups,
             longpolls=LongPolls(subscriptions),
             submitter=submitter,
             open_requests=OpenRequests(subscriptions),
@@ -372,10 +429,13 @@ class Bridge:
             authenticator=auth.authenticator,
             operators=auth.operators or NoAuth(clock),
             tickets=auth.tickets,
+            output_source=source,
+            output_store=copies.store if copies is not None else None,
             workers=self.workers,
             replaced=lambda: self.replaced,
             replica=replica,
             knowledge=sharing,
+            spend=spend.limits,
         )
         self._metrics, self._health = metrics, HealthRoutes(services)
         separate = self.admin_port is not None or auth.operators is None
@@ -388,8 +448,40 @@ class Bridge:
             )
             for name, (file, sent) in files.items()
         ]
-        self._parts = _Parts(subscriptions, maintenance, pool, metrics, journal, auth, rotations, services)
+        self._parts = _Parts(
+            subscriptions,
+            maintenance,
+            pool,
+            metrics,
+            journal,
+            auth,
+            rotations,
+            services,
+            deliverer,
+            spend.runners,
+            copies,
+        )
         return self._parts
+
+    def _make_metrics(self, stack: AsyncExitStack) -> tuple[Metrics, Tracing]:
+        units = {name: dialect_of(name, config).cost_unit for name, config in self.settings.upstreams.items()}
+        metrics = Metrics(CollectorRegistry(), self.settings.upstreams, units)
+        if self.certificate is not None:
+            served = self.certificate
+            metrics.report_certificate(lambda: served.current.valid_until)
+        tracing = make_tracing(self.settings.otlp_endpoint, os.environ)
+        stack.push_async_callback(tracing.close)
+        if tracing is not NO_TRACING:
+            metrics.trace_of = tracing.trace_of
+        return metrics, tracing
+
+    async def _open_storage(self, replica: Replica | None, stack: AsyncExitStack) -> tuple[Journal, Ledger]:
+        if replica is not None:
+            stack.push_async_callback(replica.journal.close)
+            return replica.journal, SharedLedger(replica, self._clock)
+        journal = await open_journal(self.settings, self._clock)
+        stack.push_async_callback(journal.close)
+        return journal, journal.ledger
 
     def _make_replica(
         self, metrics: Metrics, accounts: Callable[[], AccountRegistry | None], stack: AsyncExitStack
@@ -452,7 +544,7 @@ class Bridge:
             await send({"type": "lifespan.shutdown.complete"})
 
 
-async def open_journal(settings: Settings, clock: Clock) -> Journal:
+async def open_journal(settings: Settings, clock: Clock) -> MemoryJournal | SqliteJournal:
     """Open the configured journal.
 
     Raises:
@@ -485,7 +577,13 @@ def open_certificate(settings: Settings) -> CertificateFiles | None:
         raise ConfigError([f"{error.setting}: {error}"]) from None
 
 
-def make_upstream(
+def _output_source(settings: Settings, loop_time: LoopTime, stack: AsyncExitStack) -> OutputSource:
+    client = OutboundClient(settings.private_hosts, loop_time=loop_time)
+    stack.push_async_callback(client.close)
+    return OutputSource(client)
+
+
+def make_upstream(  # noqa: PLR0913 - what all upstreams share, each by name
     name: str,
     config: UpstreamSettings,
     clock: Clock,
@@ -495,6 +593,7 @@ def make_upstream(
     *,
     credential: Credential | None = None,
     loop_time: LoopTime | None = None,
+    private_hosts: Hosts | None = None,
 ) -> Upstream:
     """One provider, from its settings and its dialect.
 
@@ -502,6 +601,7 @@ def make_upstream(
         bodies: Memory for reading responses, shared by all upstreams; None for its own.
         credential: Replaces the key in the settings.
         loop_time: The time of the event loop for what providers send, shared likewise.
+        private_hosts: The setting; None for no host.
     """
     dialect = dialect_of(name, config)
     key = _revealed(config.api_key) or ""
@@ -521,6 +621,7 @@ def make_upstream(
             on_lenient=metrics.lenient_readings.labels(name).inc,
             secrets=_callback_secrets(config),
             loop_time=loop_time,
+            private_hosts=private_hosts or Hosts(()),
         ),
         limiter=CredentialLimiter(
             max_in_flight=config.max_in_flight,
@@ -553,6 +654,14 @@ def make_upstream(
     )
     upstream.key_mark = mark_of_key(key)
     return upstream
+
+
+def _group_seconds(settings: Settings) -> float:
+    """How long a closed group is remembered: until its last task has ended and is no longer retained."""
+    deadlines = [
+        task_deadline(config, dialect_of(name, config)) for name, config in settings.upstreams.items()
+    ]
+    return settings.retention_seconds + max((seconds or 0.0 for seconds in deadlines), default=0.0)
 
 
 def _open_key_file(name: str, config: UpstreamSettings, clock: Clock) -> tuple[KeyFile, RotatingCredential]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import secrets
-import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from bridge.app.storage import engine_of, journal_file
+from bridge.app.storage import engine_of, has_engine_table, journal_file, opened_file
 from bridge.clock import Clock
 from bridge.config.effective import learned_sentence
 from bridge.config.settings import Settings
@@ -32,14 +29,12 @@ from bridge.journal.learned import (
     list_name,
     unexpired,
 )
-from bridge.journal.sqlite.database import check_ours, explain
 from bridge.journal.sqlite.journal import SqliteJournal
 from bridge.journal.sqlite.learned_rows import forget_runs, read_runs
 from bridge.journal.sqlite.storage import Transaction
 from bridge.replica.connection import Connect
 from bridge.sources.upstream import Upstream
 
-_BUSY_SECONDS = 10.0
 _ATTEMPTS = 5
 _BUSY = "bridges write to the engine all the time; run the command again"
 
@@ -109,8 +104,8 @@ async def learned_runs(
     if settings.has_shared_engine or connect is not None:
         async with engine_of(settings, connect) as engine:
             return {name: unexpired(await _runs_in_engine(engine, name), now) for name in settings.upstreams}
-    with _opened(journal_file(settings)) as connection:
-        return read_runs(connection, now) if _has_table(connection) else {}
+    with opened_file(journal_file(settings)) as connection:
+        return read_runs(connection, now) if has_engine_table(connection) else {}
 
 
 def _rows(upstream: str, runs: Sequence[Run]) -> Iterator[LearnedRow]:
@@ -139,8 +134,8 @@ async def forget_learned(
     if settings.has_shared_engine or connect is not None:
         async with engine_of(settings, connect) as engine:
             return await _forget_in_engine(engine, choice, clock.time())
-    with _opened(journal_file(settings)) as connection:
-        if not _has_table(connection):
+    with opened_file(journal_file(settings)) as connection:
+        if not has_engine_table(connection):
             return 0
         with Transaction(connection):
             return len(forget_runs(connection, choice, clock.time()))
@@ -211,27 +206,3 @@ async def _lists(engine: Engine, upstream: str, digests: Sequence[str]) -> list[
         names = [list_name(upstream, digest) for digest in digests[start : start + 16]]
         lists += await engine.learned(names)
     return lists
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[sqlite3.Connection]:
-    """A journal's file, for one command; a bridge may be using it."""
-    if not path.is_file():
-        raise JournalError(f"the journal {path} does not exist")
-    # `rw` never creates a file; `ro` could not recover a -wal file that a killed bridge left.
-    uri = f"{path.absolute().as_uri()}?mode=rw"
-    try:
-        with contextlib.closing(
-            sqlite3.connect(uri, timeout=_BUSY_SECONDS, uri=True, isolation_level=None)
-        ) as connection:
-            if check_ours(connection, path):
-                raise JournalError(f"the journal {path} is empty")
-            yield connection
-    except sqlite3.Error as error:
-        raise explain(error, path) from error
-
-
-def _has_table(connection: sqlite3.Connection) -> bool:
-    """Whether the file has the table; one of an older bridge gets it at the next start."""
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'engine'").fetchone()
-    return bool(tables)

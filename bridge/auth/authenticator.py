@@ -8,14 +8,16 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from starlette.requests import HTTPConnection
 
-from bridge.auth.caller import ANONYMOUS, Caller, TokenScope
+from bridge.auth.caller import ANONYMOUS, NOT_COVERED_SENTENCE, Caller, TokenScope
 from bridge.auth.origins import Origins
 from bridge.auth.tickets import Tickets
 from bridge.auth.tokens import Tokens
 from bridge.clock import Clock
+from bridge.core.details import TaskDetails
 from bridge.core.task import TaskKey
 from bridge.errors import BridgeError, Forbidden, Unauthenticated
 from bridge.telemetry.request_context import name_caller
@@ -30,15 +32,30 @@ _JWT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
+class KnownDetails(Protocol):
+    """Knows by what names tasks are found; the journal does."""
+
+    async def details_of(self, keys: Sequence[TaskKey]) -> list[TaskDetails]:
+        """What each task was submitted or registered with; `NO_DETAILS` of unknown ones.
+
+        Raises:
+            JournalError: It cannot be read.
+        """
+
+
 class Authenticator(ABC):
     """Identifies the caller of a request and checks which tasks it may use.
 
     A new auth mode implements `authenticate`, and overrides `verify_ownership` where the credential alone
     does not decide which tasks the caller may read.
+
+    Args:
+        details: What tasks are known by; None where no credential names tags or groups.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, details: KnownDetails | None = None) -> None:
         self._clock = clock
+        self._details = details
 
     @abstractmethod
     async def authenticate(self, connection: HTTPConnection, *, ticket: bool = False) -> Caller:
@@ -70,6 +87,58 @@ class Authenticator(ABC):
     def retain_key(self, caller: Caller, seconds: float) -> None:  # noqa: B027 - most modes hold no keys
         """Keep what the caller's tickets need for at least `seconds`; nothing by default."""
 
+    async def covered(self, caller: Caller, keys: Sequence[TaskKey]) -> frozenset[TaskKey]:
+        """Those of the tasks that the credential covers, by their ref or by what they are known by now.
+
+        Reads the journal only for callers with tags, for what the claims alone do not cover: also for tasks
+        that do not exist.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        rights = caller.rights
+        covered = frozenset(key for key in keys if rights.shows(key))
+        if len(covered) == len(keys) or self._details is None or not rights.by_names:
+            return covered
+        others = [key for key in dict.fromkeys(keys) if key not in covered]
+        known = zip(others, await self._details.details_of(others), strict=True)
+        return covered | {key for key, details in known if rights.shows(key, details)}
+
+    async def covers(self, caller: Caller, key: TaskKey) -> bool:
+        """Whether the credential covers one task, likewise.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+        return caller.covers(key) or bool(await self.covered(caller, [key]))
+
+    async def check(self, caller: Caller, scope: TokenScope, keys: Sequence[TaskKey]) -> None:
+        """Check the scope and that every task is covered. Asks no provider: `verify` does, after it.
+
+        Raises:
+            Forbidden: The credential does not allow it.
+            JournalError: The journal cannot be read.
+        """
+        caller.authorize(scope)
+        covered = await self.covered(caller, keys)
+        if not all(key in covered for key in keys):
+            raise Forbidden(NOT_COVERED_SENTENCE)
+
+    async def verify(self, keys: Sequence[TaskKey]) -> Mapping[TaskKey, BridgeError]:
+        """Check that the provider shows at least one of the tasks to their account.
+
+        Returns:
+            The tasks it does not show, each with the reason.
+
+        Raises:
+            Unauthenticated: The provider rejects the caller's key.
+            BridgeError: None of the tasks is visible; the error of the first.
+        """
+        unverified = await self.verify_ownership(keys) if keys else {}
+        if unverified and len(unverified) == len(keys):
+            raise unverified[keys[0]]
+        return unverified
+
     async def authorize(
         self, caller: Caller, scope: TokenScope, keys: Sequence[TaskKey]
     ) -> Mapping[TaskKey, BridgeError]:
@@ -81,12 +150,11 @@ class Authenticator(ABC):
         Raises:
             Forbidden: The credential does not allow it.
             Unauthenticated: The provider rejects the caller's key.
+            JournalError: The journal cannot be read.
             BridgeError: None of the tasks is visible; the error of the first.
         """
-        unverified = await self.unverified(caller, scope, keys)
-        if unverified and len(unverified) == len(keys):
-            raise unverified[keys[0]]
-        return unverified
+        await self.check(caller, scope, keys)
+        return await self.verify(keys)
 
     async def unverified(
         self, caller: Caller, scope: TokenScope, keys: Sequence[TaskKey]
@@ -96,8 +164,9 @@ class Authenticator(ABC):
         Raises:
             Forbidden: The credential does not allow it.
             Unauthenticated: The provider rejects the caller's key.
+            JournalError: The journal cannot be read.
         """
-        caller.authorize(scope, keys)
+        await self.check(caller, scope, keys)
         return await self.verify_ownership(keys) if keys else {}
 
     async def denied(
@@ -108,14 +177,15 @@ class Authenticator(ABC):
         Raises:
             Forbidden: The caller lacks the scope.
             Unauthenticated: The provider rejects the caller's key.
+            JournalError: The journal cannot be read.
         """
+        caller.authorize(scope)
+        usable = await self.covered(caller, keys)
         denied: dict[TaskKey, BridgeError] = {
-            key: Forbidden("the credential does not cover this task")
-            for key in keys
-            if not caller.covers(key)
+            key: Forbidden("the credential does not cover this task") for key in keys if key not in usable
         }
-        covered = [key for key in keys if key not in denied]
-        return denied | dict(await self.unverified(caller, scope, covered))
+        covered = [key for key in keys if key in usable]
+        return denied | dict(await self.verify_ownership(covered) if covered else {})
 
     def ends_at(self, caller: Caller) -> float | None:
         """Monotonic seconds when the caller's streams must end; None for never."""
@@ -147,8 +217,10 @@ class CredentialAuthenticator(Authenticator):
 
     credential_name: str
 
-    def __init__(self, origins: Origins, clock: Clock, tickets: Tickets | None) -> None:
-        super().__init__(clock)
+    def __init__(
+        self, origins: Origins, clock: Clock, tickets: Tickets | None, details: KnownDetails | None = None
+    ) -> None:
+        super().__init__(clock, details)
         self._origins = origins
         self._tickets = tickets
 
@@ -209,9 +281,14 @@ class TokenAuth(CredentialAuthenticator):
     credential_name = "a token"
 
     def __init__(
-        self, origins: Origins, clock: Clock, tokens: Tokens, tickets: Tickets | None = None
+        self,
+        origins: Origins,
+        clock: Clock,
+        tokens: Tokens,
+        tickets: Tickets | None = None,
+        details: KnownDetails | None = None,
     ) -> None:
-        super().__init__(origins, clock, tickets)
+        super().__init__(origins, clock, tickets, details)
         self._tokens = tokens
 
     def read_header(self, connection: HTTPConnection) -> str | None:

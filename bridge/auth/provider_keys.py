@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from starlette.requests import HTTPConnection
 
-from bridge.auth.authenticator import CredentialAuthenticator
+from bridge.auth.authenticator import CredentialAuthenticator, KnownDetails
 from bridge.auth.caller import Caller, TokenScope
 from bridge.auth.origins import Origins
 from bridge.auth.ownership import OwnershipVerifier
@@ -48,8 +48,9 @@ class ProviderKeyAuth(CredentialAuthenticator):
         header_names: Iterable[str],
         limit_unverified: Callable[[HTTPConnection], None],
         tickets: Tickets | None = None,
+        details: KnownDetails | None = None,
     ) -> None:
-        super().__init__(origins, clock, tickets)
+        super().__init__(origins, clock, tickets, details)
         self._accounts = accounts
         self._ownership = ownership
         self._header_names = sorted(header_names)

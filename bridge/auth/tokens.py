@@ -11,7 +11,7 @@ from typing import Any
 import jwt
 
 from bridge.auth.caller import Caller, TokenScope
-from bridge.auth.grants import read_grant
+from bridge.auth.grants import read_grant, read_tags
 from bridge.auth.signing_keys import SHARED_KEY_ALGORITHM, KeySource, SigningKey
 from bridge.clock import Clock
 from bridge.errors import Unauthenticated
@@ -83,22 +83,32 @@ class Tokens:
         token_id = check_revoked(claims.get("jti"), self._revoked)
         subject = claims.get("sub")
         if isinstance(subject, str) and subject:
-            name = subject[:_MAX_NAME]
+            name = _short(subject)
         else:
             # a hash distinguishes tokens without a subject in limits, and is useless to a reader of the log
             name = f"token-{blake2b(token.encode(), digest_size=8).hexdigest()}"
+        tags = read_tags(claims.get("tags"))
         return Caller(
             name=name,
             scopes=_read_scopes(claims.get("scope")),
-            tasks=read_grant(claims.get("tasks")),
+            tasks=read_grant(claims.get("tasks"), tags),
             expires_at=valid_until(claims, self._clock.time(), skew=SKEW_SECONDS),
             token_id=token_id,
+            own_tags=tags,
         )
 
 
 def mint(secret: bytes, claims: dict[str, Any]) -> str:
     """A token with these claims, signed with a shared secret."""
     return jwt.encode(claims, secret, algorithm=SHARED_KEY_ALGORITHM)
+
+
+def _short(subject: str) -> str:
+    """A subject as the name of its caller: what is cut off still distinguishes two of them."""
+    if len(subject) <= _MAX_NAME:
+        return subject
+    rest = blake2b(subject.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+    return f"{subject[: _MAX_NAME - len(rest) - 1]}-{rest}"
 
 
 def check_shape(credential: str) -> None:

@@ -196,6 +196,8 @@ class Demo:
             retention_seconds=KEPT_SECONDS,
             drain_seconds=0,
             allowed_origins=["*"],
+            # A receiver of webhooks on this machine; elsewhere it would be one of the container's own ports.
+            private_hosts=["127.0.0.1"] if is_loopback(self._host) else [],
             upstreams={name: {**upstream, "base_url": f"{simulator}/{name}"} for name in PROVIDERS},
         )
 

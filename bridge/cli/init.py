@@ -57,6 +57,12 @@ HEAD = """\
 
 # Where states are recorded, so that a restart loses nothing.
 # journal = "sqlite:./bridge.db"
+
+# Hosts of your own network that webhooks may reach, over http:// too.
+# private_hosts = ["127.0.0.1"]
+
+# Your back end can get the end of each task as a signed webhook. Add its URL while the bridge runs:
+#   {program} webhooks add URL
 """
 
 CUSTOM_TABLE = """

@@ -27,8 +27,9 @@ def journal() -> None:
 def export_command(path: Path | None, file: Path) -> None:
     """Write the newest state of every task to the new file FILE, and what was learned of run times.
 
-    From the journal or engine of the configuration. Bridges may be running; what they record afterwards is
-    not in the file.
+    The webhooks that were added while a bridge ran are in it too, with their secrets; deliveries that wait
+    are not. From the journal or engine of the configuration. Bridges may be running; what they record
+    afterwards is not in the file.
     """
     from bridge.app.transfer import export_tasks  # noqa: PLC0415 - commands import late
     from bridge.clock import SystemClock  # noqa: PLC0415 - commands import late
@@ -39,6 +40,8 @@ def export_command(path: Path | None, file: Path) -> None:
     except JournalError as error:
         _fail(error)
     click.echo(f"tasks exported: {done.tasks}, of them open: {done.open}")
+    if done.webhooks:
+        click.echo(f"webhooks exported, with their secrets: {done.webhooks}")
     if done.unreadable:
         click.echo(f"left out, because they cannot be read: {done.unreadable}", err=True)
 
@@ -49,8 +52,9 @@ def export_command(path: Path | None, file: Path) -> None:
 def import_command(path: Path | None, file: Path) -> None:
     """Record the tasks of FILE in the journal or engine of the configuration.
 
-    Each open one is watched until its end. Tasks that are known there stay as they are. With a journal in a
-    file the bridge must be stopped; with an engine bridges may be running.
+    Each open one is watched until its end. Tasks that are known there stay as they are, and webhooks
+    likewise. No webhook is sent what is imported, only what changes from then on. With a journal in a file
+    the bridge must be stopped; with an engine bridges may be running.
     """
     from bridge.app.transfer import import_tasks  # noqa: PLC0415 - commands import late
     from bridge.clock import SystemClock  # noqa: PLC0415 - commands import late
@@ -61,6 +65,8 @@ def import_command(path: Path | None, file: Path) -> None:
     except JournalError as error:
         _fail(error)
     click.echo(f"tasks imported: {done.tasks}, of them open: {done.open}; known already: {done.known}")
+    if done.webhooks:
+        click.echo(f"webhooks imported: {done.webhooks}")
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from bridge.cli.columns import columns
 from bridge.cli.configuration import config_option, read_settings
 from bridge.core.suggestion import did_you_mean
 from bridge.errors import JournalError
@@ -89,11 +90,7 @@ def _table(rows: Sequence[LearnedRow]) -> str:
     for row in rows:
         p50, p90 = (_seconds(value) for value in (row.p50_seconds, row.p90_seconds))
         lines.append((row.upstream, _name(row.model), _name(row.action), str(row.samples), p50, p90))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
+    return columns(lines)
 
 
 def _name(name: str | None) -> str:

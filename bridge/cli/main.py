@@ -43,14 +43,20 @@ class Commands(click.Group):
     """Imports a command's module when the command is used: `taskbridge health` runs every few seconds."""
 
     elsewhere: ClassVar = {
+        "close-group": "bridge.cli.tasks:close_group",
         "dialect": "bridge.cli.dialect",
+        "download": "bridge.cli.tasks",
+        "forget": "bridge.cli.tasks",
         "init": "bridge.cli.init",
         "journal": "bridge.cli.journal",
         "learned": "bridge.cli.learned",
+        "list": "bridge.cli.tasks:list_command",
+        "register": "bridge.cli.tasks",
         "simulate": "bridge.simulator.command",
         "submit": "bridge.cli.watch",
         "token": "bridge.cli.token",
         "watch": "bridge.cli.watch",
+        "webhooks": "bridge.cli.webhooks",
     }
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -69,10 +75,11 @@ class Commands(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import the command's module; None for an unknown name."""
-        module = self.elsewhere.get(cmd_name)
-        if module is None:
+        path = self.elsewhere.get(cmd_name)
+        if path is None:
             return super().get_command(ctx, cmd_name)
-        command = getattr(import_module(module), cmd_name)
+        module, _, attribute = path.partition(":")
+        command = getattr(import_module(module), attribute or cmd_name)
         assert isinstance(command, click.Command)
         return command
 
@@ -169,13 +176,18 @@ def _serve_alone(settings: Settings) -> int:
 @main.command("check-config")
 @_settings_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: {name: {value, source}}.")
-@click.option("--connect", is_flag=True, help="Connect to the shared engine, and check that it can be used.")
+@click.option(
+    "--connect",
+    is_flag=True,
+    help="Connect to the shared engine and the store of outputs, and check them.",
+)
 def check_config(path: Path | None, *, as_json: bool, connect: bool, **overrides: Any) -> None:
     """Print the effective configuration and where each value comes from, without secrets.
 
     Below it the grace period that a stop needs. Exit code: 0 if the configuration is valid, 2 if not; then
     all errors are printed. Warnings, such as the old name of a setting, go to standard error. With
-    `--connect` also 2 if the shared engine cannot be used as it is, and 1 if it cannot be reached.
+    `--connect` also 2 if the shared engine cannot be used as it is, and 1 if it cannot be reached or copies
+    cannot be stored.
     """
     import textwrap
 
@@ -206,6 +218,8 @@ def check_config(path: Path | None, *, as_json: bool, connect: bool, **overrides
         click.echo("\n\n".join((table(shown), *lines)))
     if connect and settings.has_shared_engine:
         _connect(settings)
+    if connect and settings.outputs.store is not None:
+        _check_store(settings)
 
 
 def _connect(settings: Settings) -> None:
@@ -224,6 +238,28 @@ def _connect(settings: Settings) -> None:
     except EngineUnavailable as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
+
+
+def _check_store(settings: Settings) -> None:
+    """Write, read and delete a small file where copies are kept; exit with 1 if that fails."""
+    import asyncio
+
+    from bridge.clock import SystemClock
+    from bridge.outputs.configured import open_store
+    from bridge.outputs.store import StoreError
+
+    async def check() -> None:
+        store = open_store(settings.outputs, SystemClock())
+        if store is not None:
+            await store.check()
+            await store.close()
+
+    try:
+        asyncio.run(check())
+    except StoreError as error:
+        click.echo(f"Error: outputs.store: {error}", err=True)
+        sys.exit(1)
+    click.echo("outputs: copies can be written and read", err=True)
 
 
 @main.command()

@@ -26,6 +26,8 @@ _PERCENT_CELLS = 5
 _STATUS_CELLS = 10
 _TIMING_CELLS = 28  # time taken and left
 _ERASE_DOWN = "\x1b[J"
+_ERASE_LINE = "\x1b[K"
+_LINE_SECONDS = 0.2
 _RESET = "\x1b[0m"
 _COLOURS = {
     Status.COMPLETED: "\x1b[32m",
@@ -233,6 +235,44 @@ class ProgressBars:
         self._out.flush()
 
 
+class DownloadLine:
+    """How much of a file has arrived, on one line of a terminal; nothing elsewhere.
+
+    Args:
+        out: Where to; only drawn on if it is a terminal.
+        now: Returns monotonic seconds.
+    """
+
+    def __init__(self, out: TextIO, *, now: Callable[[], float]) -> None:
+        self._out = out
+        self._now = now
+        self._drawn_at: float | None = None
+        self._shown = out.isatty()
+
+    def show(self, came: int, size: int | None) -> None:
+        """Redraw the line, at most five times per second.
+
+        Args:
+            came: Bytes so far.
+            size: All of them; None if that is not known.
+        """
+        if not self._shown:
+            return
+        now = self._now()
+        if self._drawn_at is not None and now - self._drawn_at < _LINE_SECONDS and came != size:
+            return
+        self._drawn_at = now
+        whole = f" of {_megabytes(size)} {_percent(100 * came / size)}" if size else ""
+        self._out.write(f"\r{_megabytes(came)}{whole}{_ERASE_LINE}")
+        self._out.flush()
+
+    def close(self) -> None:
+        """End the line."""
+        if self._drawn_at is not None:
+            self._out.write("\n")
+            self._out.flush()
+
+
 def safe(text: str) -> str:
     """Replace control characters, which a terminal would execute."""
     return _UNSAFE.sub("?", text)
@@ -310,6 +350,10 @@ def _cells(character: str) -> int:
 
 def _percent(progress: float | None) -> str:
     return "  --%" if progress is None else f"{int(progress):4}%"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
 
 
 def _can_encode(out: TextIO, text: str) -> bool:

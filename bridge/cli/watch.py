@@ -2,65 +2,43 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from bridge.cli.configuration import PROGRAM
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+from bridge.cli.connection import (
+    INTERRUPTED,
+    ca_file_option,
+    exit_with,
+    give_up_option,
+    group_option,
+    json_option,
+    tags_option,
+    token_option,
+    url_option,
+)
 
 # Commands import late: the import of aiohttp alone takes longer than `taskbridge --help` should.
 
-_INTERRUPTED = 130
-
-_url = click.option(
-    "--url",
-    envvar="BRIDGE_URL",
-    default="http://127.0.0.1:8080",
-    show_default=True,
-    show_envvar=True,
-    help="Base URL of the bridge.",
-)
-_token = click.option(
-    "--token",
-    envvar="BRIDGE_TOKEN",
-    show_envvar=True,
-    help="Bearer token; prefer the variable, which other users of the machine cannot see.",
-)
-_ca_file = click.option(
-    "--ca-file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    envvar="BRIDGE_CA_FILE",
-    show_envvar=True,
-    help="PEM file with the certificates to trust for https://, instead of the system's.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print each state document as one line of JSON.")
-_give_up = click.option(
-    "--give-up",
-    type=click.FloatRange(min=0),
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Exit after this time without a response from the bridge.",
-)
-
 
 @click.command()
-@click.argument("refs", nargs=-1, required=True, metavar="REF...")
-@_url
-@_json
-@_token
-@_ca_file
-@_give_up
+@click.argument("refs", nargs=-1, metavar="[REF...]")
+@click.option("--tag", metavar="TAG", help="Instead of REFs: all tasks with this tag, until Ctrl-C.")
+@click.option("--group", metavar="GROUP", help="Instead of REFs: all tasks of this group, until it is done.")
+@url_option
+@json_option
+@token_option
+@ca_file_option
+@give_up_option
 def watch(
     refs: tuple[str, ...],
     url: str,
     *,
+    tag: str | None,
+    group: str | None,
     as_json: bool,
     token: str | None,
     ca_file: Path | None,
@@ -68,15 +46,22 @@ def watch(
 ) -> None:
     """Show the progress of tasks until all are finished. A REF is upstream/task_id.
 
+    With --tag or --group, of the newest 1,000 and of those that come later. A group is done when it is closed
+    and all of its tasks are finished.
+
     Exit code: 0 if all completed, 1 if one failed, was cancelled or lost, 2 for bad usage or an unknown task,
     3 if the bridge cannot be reached.
     """
+    if bool(refs) + (tag is not None) + (group is not None) != 1:
+        raise click.UsageError("give REFs, or --tag, or --group")
     from bridge.cli import terminal  # noqa: PLC0415 - see above
 
-    _exit_with(
+    exit_with(
         lambda: terminal.watch(
             url,
             list(refs),
+            tag=tag,
+            group=group,
             json=as_json,
             out=sys.stdout,
             token=token or None,
@@ -97,17 +82,43 @@ def watch(
     metavar="NAME=VALUE",
     help="Further parameter of the provider's call, such as endpoint=fal-ai/flux; may be repeated.",
 )
-@_url
-@_json
-@_token
-@_ca_file
-@_give_up
+@click.option(
+    "--idempotency-key",
+    metavar="KEY",
+    help="Names this submit for 24 h: repeated with the same key, it prints the same task.",
+)
+@click.option(
+    "--webhook",
+    metavar="URL",
+    help="Where the end of the task is delivered; its host must be in the bridge's webhook_hosts.",
+)
+@tags_option
+@group_option
+@click.option(
+    "--retry",
+    "retry_seconds",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="For how long to repeat a submit that failed but may succeed, all attempts with one key.",
+)
+@url_option
+@json_option
+@token_option
+@ca_file_option
+@give_up_option
 def submit(  # noqa: PLR0913 - one for each option
     upstream: str,
     body: str,
     url: str,
     *,
     option_texts: tuple[str, ...],
+    idempotency_key: str | None,
+    webhook: str | None,
+    tags: tuple[str, ...],
+    group: str | None,
+    retry_seconds: float,
     follow: bool,
     as_json: bool,
     token: str | None,
@@ -116,17 +127,18 @@ def submit(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Create a task at UPSTREAM and print its ref.
 
-    BODY is the provider's own JSON: as text, @FILE, or - for standard input (the default). Submits are
-    never retried automatically.
+    BODY is the provider's own JSON: as text, @FILE, or - for standard input (the default). There is one
+    attempt, unless --retry allows more.
 
     Exit code: 0 if the task was created (with --watch: if it completed), 1 with --watch if it failed, was
-    cancelled or lost, 2 for bad usage or a rejected request, 3 if the bridge cannot be reached.
+    cancelled or lost, 2 for bad usage or a rejected request, 3 if the bridge or the provider cannot be
+    reached, or if the task may exist: then only a repeat with the same --idempotency-key is safe.
     """
     provider_options = _read_options(option_texts)
     try:
         document = _read_body(body, upstream)
     except KeyboardInterrupt:  # click would print "Aborted!" and exit with 1
-        sys.exit(_INTERRUPTED)
+        sys.exit(INTERRUPTED)
 
     async def run() -> int:
         from bridge.cli import terminal  # noqa: PLC0415 - see above
@@ -137,12 +149,23 @@ def submit(  # noqa: PLR0913 - one for each option
             "token": token or None,
             "ca_file": ca_file,
         }
-        code, ref = await terminal.submit(url, upstream, document, options=provider_options, **options)
+        code, ref = await terminal.submit(
+            url,
+            upstream,
+            document,
+            options=provider_options,
+            idempotency_key=idempotency_key,
+            webhook=webhook,
+            tags=tags,
+            group=group,
+            retry_seconds=retry_seconds,
+            **options,
+        )
         if ref is None or not follow:
             return code
         return await terminal.watch(url, [ref], give_up=give_up, **options)
 
-    _exit_with(run)
+    exit_with(run)
 
 
 def _read_body(body: str, upstream: str) -> dict[str, Any]:
@@ -185,17 +208,3 @@ def _read_options(option_texts: tuple[str, ...]) -> dict[str, str]:
     if any(not name or not equals for name, equals, _ in pairs):
         raise click.BadParameter("must be NAME=VALUE", param_hint="--option")
     return {name: value for name, _, value in pairs}
-
-
-def _exit_with(main: Callable[[], Coroutine[Any, Any, int]]) -> None:
-    import asyncio  # noqa: PLC0415 - see above
-
-    try:
-        code = asyncio.run(main())
-    except KeyboardInterrupt:  # click would print "Aborted!" and exit with 1
-        code = _INTERRUPTED
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:  # else the interpreter reports the error once more at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(code)

@@ -14,17 +14,21 @@ from bridge.errors import (
     BridgeError,
     Conflict,
     Forbidden,
+    IdempotencyMismatch,
     InvalidRequest,
     JournalError,
     LimitExceeded,
     MethodNotAllowed,
     Overloaded,
     RequestError,
+    TaskMayExist,
     TooLarge,
     Unauthenticated,
+    UnknownOutput,
     UnknownRoute,
     UnknownTask,
     UnknownUpstream,
+    UnknownWebhook,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnavailable,
@@ -44,14 +48,18 @@ _CLASSES: tuple[type[BridgeError], ...] = (
     Forbidden,
     UnknownTask,
     UnknownUpstream,
+    UnknownWebhook,
+    UnknownOutput,
     UnknownRoute,
     MethodNotAllowed,
     Conflict,
     TooLarge,
+    IdempotencyMismatch,
     LimitExceeded,
     UpstreamUnavailable,
     UpstreamTimeout,
     UpstreamRefused,
+    TaskMayExist,
     JournalError,
     Overloaded,
 )
@@ -155,8 +163,9 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _is_retryable(status: int, headers: Mapping[str, str], error: BridgeError, *, known: bool) -> bool:
-    if headers.get("x-should-retry", "").strip().lower() == "false":
-        return False
+    advice = headers.get("x-should-retry", "").strip().lower()
+    if advice in ("true", "false"):
+        return advice == "true"
     if known and not isinstance(error, RequestError):
         return error.retryable
     return status >= 500 or status in _RETRIABLE

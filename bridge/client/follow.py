@@ -1,10 +1,10 @@
-"""Follows tasks over an unreliable network: connects, reads events, detects silence, reconnects, resumes."""
+"""Follows tasks, or a tag or group, over an unreliable network: reads events, detects silence, resumes."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import orjson
@@ -28,12 +28,14 @@ _MAX_URL = 1800
 
 
 class Follow:
-    """Follows tasks until each is final.
+    """Follows tasks until each is final, or a selection.
 
     Ordering: states of one task are yielded oldest first, each once.
     Cancellation: safe at any await; the connection is closed.
 
     Args:
+        refs: The tasks.
+        selection: Instead of tasks: `tag` or `group`, and the name.
         cursor: Where to resume; None for the current state first.
         history: Whether to request the recorded states too.
         unreachable_after: Seconds without the bridge after which to give up; None for never.
@@ -45,19 +47,23 @@ class Follow:
         transport: HttpTransport,
         refs: Sequence[Ref],
         *,
+        selection: tuple[str, str] | None = None,
         cursor: str | None,
         history: bool,
         unreachable_after: float | None,
         backoff: Backoff,
         sleep: Callable[[float], Awaitable[object]],
     ) -> None:
-        if not refs:
+        if not refs and selection is None:
             raise InvalidRequest("no task to watch")
+        if refs and selection is not None:
+            raise InvalidRequest("a watch follows tasks, or a tag, or a group")
         named = [TaskKey.parse(ref_of(ref)).ref for ref in refs]  # as the bridge will name them
         if cursor is not None and not EVENT_ID.fullmatch(cursor):
             raise InvalidRequest("invalid cursor")
         self._transport = transport
-        self._tasks = WatchState(named)
+        self._tasks = WatchState(named, selection=selection is not None)
+        self._selection = selection
         self._cursor = cursor
         self._history = history
         self._unreachable_after = unreachable_after
@@ -67,7 +73,7 @@ class Follow:
         self._lost_at: float | None = None
 
     async def news(self) -> AsyncGenerator[TaskState | TaskNotice, None]:
-        """Yield each state, notice, reset and reconnect, until every task is final.
+        """Yield each state, notice, reset and reconnect, until every task is final or the group is done.
 
         Raises:
             BridgeUnreachable: The bridge was unreachable for `unreachable_after` seconds.
@@ -130,6 +136,9 @@ class Follow:
         """Request only the open tasks: the bridge may have deleted the final ones by now."""
         refs = self._tasks.open_refs
         history = "history=1" if self._history else ""
+        if self._selection is not None:
+            query = urlencode([self._selection, *[("history", "1")] * self._history])
+            return "GET", f"/v1/events?{query}", None
         if len(refs) == 1:
             return "GET", task_path(refs[0], "/events") + ("?" + history if history else ""), None
         query = "&".join(["task=" + quote(ref, safe="/") for ref in refs] + [history] * self._history)

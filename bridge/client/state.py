@@ -30,7 +30,8 @@ class TaskState:
         eta_at: When the task will probably be done (half of such tasks are), RFC 3339; None if it cannot be
             estimated. May lie in the past.
         eta_by: When it will nearly surely be done (nine of ten are).
-        outputs: One entry per result: `type`, `url` (None when it cannot be fetched), `expires_at` and more.
+        outputs: One entry per result: `type`, `url` (None when it cannot be fetched), `stored_url` (where the
+            copy is: a URL, or a path of the bridge; None without one), `expires_at` and more.
         error: `code` and `message`, when the task failed.
         cursor: Position of this state in the journal; opaque.
         document: The complete state document as received.
@@ -115,10 +116,12 @@ class TaskNotice:
 
     Args:
         code: `stale`, `fresh`, `stalled`, `upstream_unavailable`, `credential_refused`, `unknown_status`,
-            `result_unavailable`, `raw_omitted`, `links_expiring`, `task_not_found`, `closing`; and this
-            client's own `reset` and `reconnecting`.
+            `result_unavailable`, `raw_omitted`, `links_expiring`, `task_not_found`, `closing`, `group_done`;
+            and this client's own `reset` and `reconnecting`.
         task: The task concerned; None for the connection.
         reason: The reason of `closing` and `reset`.
+        group: Of `group_done`, the name of the group that is closed and final.
+        counts: Of `group_done`, how many of its tasks ended how, such as `{"completed": 2, "failed": 1}`.
     """
 
     code: str
@@ -126,6 +129,8 @@ class TaskNotice:
     retriable: bool = True
     message: str = ""
     reason: str | None = None
+    group: str | None = None
+    counts: Mapping[str, int] | None = field(default=None, hash=False)
 
     @classmethod
     def of(cls, document: dict[str, Any]) -> Self:
@@ -137,6 +142,13 @@ class TaskNotice:
             retriable=document.get("retriable") is not False,
             message=str(document.get("message") or ""),
             reason=reason if isinstance(reason, str) else None,
+        )
+
+    @classmethod
+    def of_group(cls, document: dict[str, Any]) -> Self:
+        """Parse the event `group_done`. Malformed fields get defaults: it must end the watch."""
+        return cls(
+            code="group_done", group=_text(document.get("group")), counts=read_counts(document.get("counts"))
         )
 
 
@@ -159,6 +171,12 @@ def ref_of(name: Ref) -> str:
         upstream, task_id = name
         return f"{check_upstream_name(upstream)}/{task_id}"
     raise InvalidRequest("a task is named by its ref, upstream/task_id, or by both parts as a tuple")
+
+
+def read_counts(document: object) -> dict[str, int]:
+    """Numbers of tasks by status; anything else is left out."""
+    fields = document if isinstance(document, dict) else {}
+    return {name: number for name, number in fields.items() if type(number) is int and number >= 0}
 
 
 def read_json(text: bytes | str) -> Any:  # any JSON value

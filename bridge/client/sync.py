@@ -15,21 +15,28 @@ import threading
 import weakref
 from contextlib import aclosing
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from bridge.client.backoff import Timeouts
 from bridge.client.bridge import Bridge
 from bridge.client.state import TaskNotice, TaskState
+from bridge.client.sync_webhooks import SyncWebhookAdmin
+from bridge.client.tasks import MAX_PAGE
+from bridge.core.details import check_group
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
+    from pathlib import Path
     from types import TracebackType
 
     import aiohttp
 
     from bridge.client.state import Ref
+    from bridge.client.tasks import ClosedGroup, ListPage, Statuses, TaskTicket
+    from bridge.client.webhooks import WebhookAdmin
 
+Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 _STOP_SECONDS = 5.0
@@ -99,31 +106,29 @@ class SyncBridge:
     def watch(
         self,
         *refs: Ref,
+        tag: str | None = None,
+        group: str | None = None,
         last_event_id: str | None = None,
         history: bool = False,
         on_notice: Callable[[TaskNotice], object] | None = None,
         unreachable_after: float | None = None,
     ) -> Generator[TaskState, None, None]:
-        """Yield the states of one or many tasks, the current state first, until every task is final.
+        """Yield the states of one or many tasks, or of a tag or group, until every task is final.
 
         As `Bridge.watch`, arguments and errors included. To stop early and close the connection at once, call
         `close()` of the generator, or wrap it in `contextlib.closing`.
         """
-        feed: _Feed[None] = _Feed(self._running())
+        feed: _News[None] = _Feed(self._running())
         states = feed.bridge.watch(
             *refs,
+            tag=tag,
+            group=group,
             last_event_id=last_event_id,
             history=history,
             on_notice=feed.put,
             unreachable_after=unreachable_after,
         )
-
-        async def produce() -> None:
-            async with aclosing(states):
-                async for state in states:
-                    await feed.put(state)
-
-        return _states(feed, produce, on_notice)
+        return _states(feed, states, on_notice)
 
     def result(
         self,
@@ -138,7 +143,7 @@ class SyncBridge:
 
         As `Bridge.result`, arguments and errors included.
         """
-        feed: _Feed[TaskState] = _Feed(self._running())
+        feed: _News[TaskState] = _Feed(self._running())
         produce = partial(
             feed.bridge.result,
             ref,
@@ -147,14 +152,7 @@ class SyncBridge:
             on_notice=feed.put,
             unreachable_after=unreachable_after,
         )
-        with feed.started(produce):
-            while (item := feed.next()) is not None:
-                if isinstance(item, TaskState):
-                    if on_state is not None:
-                        on_state(item)
-                elif on_notice is not None:
-                    on_notice(item)
-            return feed.outcome()
+        return _outcome(feed, produce, on_state, on_notice)
 
     def state(
         self, ref: Ref, *, wait: float | None = None, etag: str | None = None, include: Iterable[str] = ()
@@ -163,22 +161,170 @@ class SyncBridge:
         loop = self._running()
         return loop.run(loop.bridge.state(ref, wait=wait, etag=etag, include=include))
 
+    @overload
+    def download(self, ref: Ref, n: int = 0, *, retries: int = 5) -> Generator[bytes, None, None]: ...
+
+    @overload
+    def download(
+        self,
+        ref: Ref,
+        n: int = 0,
+        *,
+        to: str | os.PathLike[str],
+        on_progress: Callable[[int, int | None], object] | None = None,
+        retries: int = 5,
+    ) -> Path: ...
+
+    def download(
+        self,
+        ref: Ref,
+        n: int = 0,
+        *,
+        to: str | os.PathLike[str] | None = None,
+        on_progress: Callable[[int, int | None], object] | None = None,
+        retries: int = 5,
+    ) -> Generator[bytes, None, None] | Path:
+        """Download a file of a result to a path; without `to`, yield its bytes. As `Bridge.download`."""
+        loop = self._running()
+        if to is None:
+            return _items(_Feed(loop), loop.bridge.download(ref, n, retries=retries))
+        feed: _Feed[tuple[int, int | None], Path] = _Feed(loop)
+
+        def report(came: int, size: int | None) -> Awaitable[None]:
+            return feed.put((came, size))
+
+        async def produce() -> Path:
+            told = on_progress and report
+            return await loop.bridge.download(ref, n, to=to, on_progress=told, retries=retries)
+
+        with feed.started(produce):
+            while (item := feed.next()) is not None:
+                assert on_progress is not None
+                on_progress(*item)
+            return feed.outcome()
+
     def find(self, upstream: str, alias: str) -> TaskState:
         """Find a task by the client's own id. As `Bridge.find`."""
         loop = self._running()
         return loop.run(loop.bridge.find(upstream, alias))
 
     def submit(
-        self, upstream: str, body: dict[str, Any], *, options: Mapping[str, str] | None = None
+        self,
+        upstream: str,
+        body: dict[str, Any],
+        *,
+        options: Mapping[str, str] | None = None,
+        idempotency_key: str | None = None,
+        webhook: str | None = None,
+        tags: Iterable[str] = (),
+        group: str | None = None,
+        retry_seconds: float = 0.0,
     ) -> TaskState:
         """Create a task at the provider with `body` unchanged; the bridge watches it. As `Bridge.submit`."""
         loop = self._running()
-        return loop.run(loop.bridge.submit(upstream, body, options=options))
+        return loop.run(
+            loop.bridge.submit(
+                upstream,
+                body,
+                options=options,
+                idempotency_key=idempotency_key,
+                webhook=webhook,
+                tags=tags,
+                group=group,
+                retry_seconds=retry_seconds,
+            )
+        )
+
+    def register(
+        self,
+        ref: Ref,
+        *,
+        tags: Iterable[str] = (),
+        group: str | None = None,
+        deadline_seconds: float | None = None,
+        webhook: str | None = None,
+    ) -> TaskState:
+        """Have the bridge watch a task that was submitted elsewhere. As `Bridge.register`."""
+        loop = self._running()
+        return loop.run(
+            loop.bridge.register(
+                ref, tags=tags, group=group, deadline_seconds=deadline_seconds, webhook=webhook
+            )
+        )
+
+    def forget(self, ref: Ref) -> None:
+        """Delete a final task from the bridge. As `Bridge.forget`."""
+        loop = self._running()
+        loop.run(loop.bridge.forget(ref))
+
+    def ticket(
+        self, *refs: Ref, tags: Iterable[str] = (), groups: Iterable[str] = (), seconds: int = 300
+    ) -> TaskTicket:
+        """Return a credential for the URLs of a page. As `Bridge.ticket`."""
+        loop = self._running()
+        return loop.run(loop.bridge.ticket(*refs, tags=tags, groups=groups, seconds=seconds))
+
+    def group(self, name: str) -> SyncGroup:
+        """Return the calls of one group: `watch`, `close`, `results`. As `Bridge.group`."""
+        return SyncGroup(self, self._running, name)
+
+    def list_page(
+        self,
+        *,
+        upstream: str | None = None,
+        status: Statuses | None = None,
+        tag: str | None = None,
+        group: str | None = None,
+        limit: int = MAX_PAGE,
+        before: str | None = None,
+    ) -> ListPage:
+        """Return one page of the tasks that the caller may see. As `Bridge.list_page`."""
+        loop = self._running()
+        return loop.run(
+            loop.bridge.list_page(
+                upstream=upstream, status=status, tag=tag, group=group, limit=limit, before=before
+            )
+        )
+
+    def list(
+        self,
+        *,
+        upstream: str | None = None,
+        status: Statuses | None = None,
+        tag: str | None = None,
+        group: str | None = None,
+        limit: int | None = None,
+    ) -> Generator[TaskState, None, None]:
+        """Yield the tasks that the caller may see, the newest first. As `Bridge.list`."""
+        left, before = limit, None
+        while left is None or left > 0:
+            page = self.list_page(
+                upstream=upstream,
+                status=status,
+                tag=tag,
+                group=group,
+                limit=MAX_PAGE if left is None else left,
+                before=before,
+            )
+            yield from page.tasks
+            if (before := page.next) is None:
+                return
+            left = None if left is None else left - len(page.tasks)
 
     def cancel(self, ref: Ref) -> TaskState:
         """Ask the provider to cancel. As `Bridge.cancel`."""
         loop = self._running()
         return loop.run(loop.bridge.cancel(ref))
+
+    @property
+    def webhooks(self) -> SyncWebhookAdmin:
+        """The calls that administer webhooks, for tokens with the scope `admin`. As `Bridge.webhooks`."""
+
+        def run(call: Callable[[WebhookAdmin], Coroutine[Any, Any, Outcome]]) -> Outcome:
+            loop = self._running()
+            return loop.run(call(loop.bridge.webhooks))
+
+        return SyncWebhookAdmin(run)
 
     def _running(self) -> _LoopThread:
         with self._lock:
@@ -198,17 +344,101 @@ class SyncBridge:
             loop.abandon()
 
 
-def _states(
-    feed: _Feed[None],
-    produce: Callable[[], Coroutine[Any, Any, None]],
+class SyncGroup:
+    """The tasks that were submitted or registered with one group, as `SyncBridge.group(name)`.
+
+    Attributes:
+        name: The name of the group.
+    """
+
+    def __init__(self, bridge: SyncBridge, running: Callable[[], _LoopThread], name: str) -> None:
+        self._bridge = bridge
+        self._running = running
+        self.name = check_group(name)
+
+    def watch(
+        self,
+        *,
+        last_event_id: str | None = None,
+        on_notice: Callable[[TaskNotice], object] | None = None,
+        unreachable_after: float | None = None,
+    ) -> Generator[TaskState, None, None]:
+        """Yield the states of its tasks until it is closed and all are final. As `Group.watch`."""
+        return self._bridge.watch(
+            group=self.name,
+            last_event_id=last_event_id,
+            on_notice=on_notice,
+            unreachable_after=unreachable_after,
+        )
+
+    def close(self) -> ClosedGroup:
+        """Close it: no more tasks can be added. As `Group.close`."""
+        loop = self._running()
+        return loop.run(loop.bridge.group(self.name).close())
+
+    def results(
+        self,
+        *,
+        timeout: float | None = None,
+        on_state: Callable[[TaskState], object] | None = None,
+        on_notice: Callable[[TaskNotice], object] | None = None,
+        unreachable_after: float | None = None,
+    ) -> dict[str, TaskState]:
+        """Wait until it is closed and all of it is final; return the final states, by ref.
+
+        As `Group.results`, arguments and errors included.
+        """
+        feed: _News[dict[str, TaskState]] = _Feed(self._running())
+        produce = partial(
+            feed.bridge.group(self.name).results,
+            timeout=timeout,
+            on_state=feed.put,
+            on_notice=feed.put,
+            unreachable_after=unreachable_after,
+        )
+        return _outcome(feed, produce, on_state, on_notice)
+
+
+def _outcome(
+    feed: _News[Outcome],
+    produce: Callable[[], Coroutine[Any, Any, Outcome]],
+    on_state: Callable[[TaskState], object] | None,
     on_notice: Callable[[TaskNotice], object] | None,
-) -> Generator[TaskState, None, None]:
+) -> Outcome:
+    """Return what `produce` returns; the callbacks run in this thread."""
     with feed.started(produce):
         while (item := feed.next()) is not None:
             if isinstance(item, TaskState):
-                yield item
+                if on_state is not None:
+                    on_state(item)
             elif on_notice is not None:
                 on_notice(item)
+        return feed.outcome()
+
+
+def _states(
+    feed: _News[None],
+    states: AsyncGenerator[TaskState, None],
+    on_notice: Callable[[TaskNotice], object] | None,
+) -> Generator[TaskState, None, None]:
+    for item in _items(feed, states):
+        if isinstance(item, TaskState):
+            yield item
+        elif on_notice is not None:
+            on_notice(item)
+
+
+def _items(feed: _Feed[Item, None], source: AsyncGenerator[Any, None]) -> Generator[Item, None, None]:
+    """Yield what `source` yields, and what else is put into the feed."""
+
+    async def produce() -> None:
+        async with aclosing(source):
+            async for item in source:
+                await feed.put(item)
+
+    with feed.started(produce):
+        while (item := feed.next()) is not None:
+            yield item
 
 
 class _LoopThread:
@@ -329,16 +559,16 @@ class _LoopThread:
                 await session.close()
 
 
-class _Feed(Generic[Outcome]):
+class _Feed(Generic[Item, Outcome]):
     """Hands over what a coroutine of the loop produces, one item at a time, to the thread of the caller."""
 
     def __init__(self, loop: _LoopThread) -> None:
         self.bridge = loop.bridge
         self._loop = loop
-        self._items: asyncio.Queue[TaskState | TaskNotice] = asyncio.Queue(1)
+        self._items: asyncio.Queue[Item] = asyncio.Queue(1)
         self._task: asyncio.Task[Outcome] | None = None
 
-    def put(self, item: TaskState | TaskNotice) -> Awaitable[None]:
+    def put(self, item: Item) -> Awaitable[None]:
         """Hand over an item, in the loop; waits until the one before was taken."""
         return self._items.put(item)
 
@@ -351,7 +581,7 @@ class _Feed(Generic[Outcome]):
         finally:
             self._stop()
 
-    def next(self) -> TaskState | TaskNotice | None:
+    def next(self) -> Item | None:
         """Wait for the next item; None when there are no more.
 
         Raises:
@@ -367,7 +597,7 @@ class _Feed(Generic[Outcome]):
     async def _start(self, produce: Callable[[], Coroutine[Any, Any, Outcome]]) -> None:
         self._task = asyncio.create_task(produce())
 
-    async def _next(self) -> TaskState | TaskNotice | None:
+    async def _next(self) -> Item | None:
         assert self._task is not None
         getting = asyncio.create_task(self._items.get())
         try:
@@ -395,6 +625,7 @@ class _Feed(Generic[Outcome]):
             await asyncio.wait([self._task])
 
 
+_News = _Feed[TaskState | TaskNotice, Outcome]
 _instances: weakref.WeakSet[SyncBridge] = weakref.WeakSet()
 _abandoned: list[_LoopThread] = []
 

@@ -5,6 +5,8 @@
 - A final state is a latch: nothing after it is new, except a real final state after `lost`.
 - A task is finished by its final state, its `done`, or a notice that it does not exist.
 - `end` ends the watch; after a `closing` notice it ends only the connection, not the tasks.
+- A selection (a tag or group) names no tasks: its watch ends with `group_done` or `end` alone. Only its
+  newest final tasks are remembered, since a tag may be followed for months.
 """
 
 from __future__ import annotations
@@ -21,15 +23,20 @@ if TYPE_CHECKING:
     from bridge.wire.sse import ServerSentEvent
 
 
+_MAX_FINAL = 10_000
+
+
 class WatchState:
     """The part of a watch without I/O.
 
     Args:
         refs: The tasks to watch.
+        selection: Whether it follows a selection instead, whose tasks are not known.
     """
 
-    def __init__(self, refs: Iterable[str]) -> None:
+    def __init__(self, refs: Iterable[str] = (), *, selection: bool = False) -> None:
         self._open = dict.fromkeys(refs)
+        self._selection = selection
         self._cursors: dict[str, str] = {}
         self._final: dict[str, Status] = {}
         self._closing = False
@@ -43,7 +50,7 @@ class WatchState:
     @property
     def settled(self) -> bool:
         """Whether every task is finished."""
-        return not self._open
+        return not self._open and not self._selection
 
     @property
     def ended(self) -> bool:
@@ -68,6 +75,9 @@ class WatchState:
             self._open.pop(str(_fields(event).get("task")), None)
         elif event.name == "notice":
             return self._accept_notice(TaskNotice.of(_fields(event)))
+        elif event.name == "group_done":
+            self._selection = False  # all of it is final: nothing can follow but `end`
+            return TaskNotice.of_group(_fields(event))
         elif event.name == "reset":
             reason = _fields(event).get("reason")
             return TaskNotice(code="reset", reason=reason if isinstance(reason, str) else None)
@@ -90,6 +100,10 @@ class WatchState:
             self._cursors[state.task] = cursor
         if state.final:
             self._final[state.task] = state.status
+            if self._selection and len(self._final) > _MAX_FINAL:
+                oldest = next(iter(self._final))
+                del self._final[oldest]
+                self._cursors.pop(oldest, None)
         return state
 
     def _accept_notice(self, notice: TaskNotice) -> TaskNotice:

@@ -6,27 +6,37 @@ is reported that only follows from another one.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Collection, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge.config.certificate import CERTIFICATE, KEY, UnusablePair, make_certificate, read_pair
 from bridge.core.suggestion import did_you_mean
 from bridge.core.task import UPSTREAM_NAME
+from bridge.core.webhook_secret import key_of
 from bridge.dialects.credentials import check_key
 from bridge.dialects.custom import check_table, read_file
 from bridge.dialects.registry import CUSTOM, load_dialect, preset_names
 from bridge.engine.address import parse_address
 from bridge.engine.tls import UnusableFile, client_tls
-from bridge.errors import ConfigError, InvalidRequest
+from bridge.errors import ConfigError, InvalidRequest, RequestError
 from bridge.net import as_browsers_send, is_loopback
+from bridge.sources.guard import check_url, private_hosts_of
 from bridge.sources.revoked_tokens import UnusableList, read_list
 from bridge.sources.signatures import check_signing_key
 from bridge.telemetry.tracing import EXTRA, can_export
 
 if TYPE_CHECKING:
-    from bridge.config.settings import Settings, UpstreamSettings
+    from bridge.config.settings import OutputSettings, Settings, UpstreamSettings
 
+ADDED_PREFIX = "wh_"
+"""Of the ids of webhooks that are added while the bridge runs."""
+
+_WEBHOOK_NAME = re.compile("[a-z][a-z0-9_-]{0,63}")
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 _ENGINE_FILES = ("engine_ca_file", "engine_certificate_file", "engine_key_file")
 
 Errors = Iterator[tuple[str, str]]  # the name of a setting, and what is wrong with it
@@ -50,6 +60,18 @@ def cross_field_errors(settings: Settings, invalid: Collection[str]) -> Errors:
         for names, upstream_check in _UPSTREAM_CHECKS:
             if all(usable(f"{prefix}.{name}") for name in names):
                 yield from upstream_check(upstream_name, upstream)
+    if usable("private_hosts") and usable("upstreams"):
+        for webhook_name in settings.webhooks:
+            yield from _webhook_errors(settings, webhook_name, usable)
+
+
+def _webhook_errors(settings: Settings, webhook: str, usable: Callable[[str], bool]) -> Errors:
+    prefix = f"webhooks.{webhook}"
+    for name, check in _WEBHOOK_CHECKS:
+        setting = f"{prefix}.{name}" if name else prefix
+        if not name or usable(setting):
+            for error in check(settings, webhook):
+                yield setting, error
 
 
 def mapping_errors(name: str, upstream: dict[str, Any], path: Path | None, text: str) -> list[str]:
@@ -273,6 +295,79 @@ def _tracing(settings: Settings) -> Errors:
         yield "otlp_endpoint", f"needs {EXTRA}"
 
 
+def _webhook_hosts(settings: Settings) -> Errors:
+    secret = settings.webhook_secret
+    if settings.webhook_hosts and secret is None:
+        yield "webhook_secret", "required: signs what is delivered to webhook_hosts"
+    elif secret is not None and not settings.webhook_hosts:
+        yield "webhook_secret", "only for use with webhook_hosts; a webhook has a secret of its own"
+    if secret is not None:
+        try:
+            key_of(secret.get_secret_value())
+        except ValueError as error:
+            yield "webhook_secret", str(error)
+
+
+def _webhook_name(settings: Settings, name: str) -> Iterator[str]:
+    del settings
+    if not _WEBHOOK_NAME.fullmatch(name) or name.startswith(ADDED_PREFIX):
+        yield (
+            f"a webhook name is a-z, then a-z, 0-9, _ or -, at most 64 characters, and not {ADDED_PREFIX}...,"
+            " which is for those that are added while the bridge runs"
+        )
+
+
+def _webhook_url(settings: Settings, name: str) -> Iterator[str]:
+    try:
+        check_url(settings.webhooks[name].url, private_hosts_of(settings.private_hosts))
+    except RequestError as error:
+        yield str(error)
+
+
+def _webhook_secret(settings: Settings, name: str) -> Iterator[str]:
+    try:
+        key_of(settings.webhooks[name].secret.get_secret_value())
+    except ValueError as error:
+        yield str(error)
+
+
+def _webhook_upstreams(settings: Settings, name: str) -> Iterator[str]:
+    known = list(settings.upstreams)
+    for upstream in settings.webhooks[name].upstreams:
+        if upstream not in known:
+            all_of_them = f"; configured: {', '.join(known)}"
+            yield f"no upstream {upstream[:80]!r} is configured{did_you_mean(upstream, known, all_of_them)}"
+
+
+def _outputs(settings: Settings) -> Errors:
+    outputs = settings.outputs
+    if outputs.store is None:
+        for name in sorted(outputs.model_fields_set - {"store"}):
+            yield f"outputs.{name}", "only for use with outputs.store, which says where copies are kept"
+        return
+    yield from _bucket(outputs)
+    if outputs.max_bytes > outputs.max_bytes_per_task:
+        above = f"{outputs.max_bytes} is more than max_bytes_per_task, which is {outputs.max_bytes_per_task}"
+        yield "outputs.max_bytes", above
+
+
+def _bucket(outputs: OutputSettings) -> Errors:
+    if outputs.bucket is None:
+        for name in ("endpoint", "region"):
+            if getattr(outputs, name) is not None:
+                yield f"outputs.{name}", "only for use with a bucket: outputs.store = s3://BUCKET/PREFIX"
+        if outputs.links_in_use != "bridge":
+            yield "outputs.links", 'must be "bridge": a directory has no URLs of its own'
+    elif not outputs.region_in_use:
+        yield "outputs.region", "required without endpoint, here or as AWS_REGION: signatures name the region"
+    if outputs.bucket is not None and len({bool(os.environ.get(name)) for name in _KEYS}) > 1:
+        yield "outputs.store", f"{' and '.join(_KEYS)} are needed together, or neither"
+    if outputs.bucket is not None and find_spec("obstore") is None:
+        yield "outputs.store", "a bucket needs pip install 'task-event-bridge[s3]'"
+    if outputs.public_url is not None and outputs.links_in_use != "public":
+        yield "outputs.public_url", 'needs links = "public"'
+
+
 def _upstreams(settings: Settings) -> Errors:
     if not settings.upstreams:
         yield "upstreams", "configure at least one provider, for example [upstreams.qingbo]"
@@ -293,7 +388,16 @@ _CHECKS: tuple[tuple[tuple[str, ...], Callable[[Settings], Errors]], ...] = (
     (("auth", "admin_host", "token_secrets", "token_jwks_url", "token_issuer"), _operator_access),
     (("auth", "port", "admin_host", "admin_port"), _admin_port),
     (("otlp_endpoint",), _tracing),
+    (("webhook_hosts", "webhook_secret"), _webhook_hosts),
+    (("outputs",), _outputs),
     (("upstreams",), _upstreams),
+)
+
+_WEBHOOK_CHECKS: tuple[tuple[str, Callable[[Settings, str], Iterator[str]]], ...] = (
+    ("", _webhook_name),
+    ("url", _webhook_url),
+    ("secret", _webhook_secret),
+    ("upstreams", _webhook_upstreams),
 )
 
 

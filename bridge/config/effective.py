@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import SecretStr
 
 from bridge.config.limits import ADDRESS, CALLER, LIMITS
-from bridge.config.settings import Settings, UpstreamSettings, dialect_of
+from bridge.config.settings import OutputSettings, Settings, UpstreamSettings, WebhookSettings, dialect_of
 from bridge.dialects.dialect import Dialect
 
 LAST_SECONDS = 10
@@ -36,19 +36,26 @@ class Setting(NamedTuple):
 
 
 def effective(settings: Settings) -> dict[str, Setting]:
-    """Every setting in use, by name; those of an upstream as `upstreams.NAME.SETTING`."""
+    """Every setting in use, by name; in tables as `upstreams.NAME.SETTING`."""
     shown = {
         name: Setting(
             _shown(getattr(settings, name)),
             settings.sources.get(name, IMPLIED if settings.is_exposed(name) else DEFAULT),
         )
         for name in Settings.model_fields
-        if name != "upstreams"
+        if name not in {"outputs", "upstreams", "webhooks"}
     }
     if settings.admin_address is not None:
         host, port = settings.admin_address
         shown["admin_host"] = shown["admin_host"]._replace(value=host)
         shown["admin_port"] = shown["admin_port"]._replace(value=port)
+    shown |= _outputs(settings)
+    for name, endpoint in settings.webhooks.items():
+        for setting in WebhookSettings.model_fields:
+            key = f"webhooks.{name}.{setting}"
+            shown[key] = Setting(_shown(getattr(endpoint, setting)), settings.sources.get(key, DEFAULT))
+        key = f"webhooks.{name}.url"
+        shown[key] = shown[key]._replace(value=_without_query(endpoint.url))
     for name, upstream in settings.upstreams.items():
         from_preset = preset_values(upstream, dialect_of(name, upstream))
         summary = upstream.model_dump(mode="python")
@@ -64,6 +71,14 @@ def effective(settings: Settings) -> dict[str, Setting]:
                 otherwise = settings.sources.get(f"{key}_file", DEFAULT)
             shown[key] = Setting(_shown(value), settings.sources.get(key, otherwise))
     return shown
+
+
+def _outputs(settings: Settings) -> dict[str, Setting]:
+    values = dict(settings.outputs)
+    if settings.outputs.store is not None:
+        values["links"] = settings.outputs.links_in_use
+    names = {name: f"outputs.{name}" for name in OutputSettings.model_fields}
+    return {key: Setting(values[name], settings.sources.get(key, DEFAULT)) for name, key in names.items()}
 
 
 def table(settings: dict[str, Setting]) -> str:
@@ -177,3 +192,11 @@ def _shown(value: Any) -> Any:
     if isinstance(value, list):
         return [_shown(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _without_query(url: str) -> str:
+    """A URL without what may be secret in it."""
+    path, query, _ = url.partition("?")
+    scheme, _, rest = path.partition("://")
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path}{'?***' if query else ''}"

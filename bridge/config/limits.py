@@ -83,8 +83,8 @@ LIMITS = (
     ),
     LimitRow(
         "max_provider_calls_per_second",
-        "calls that a request causes at once: submits, cancels, lookups by alias, and reads of tasks that"
-        " have no watch; burst of ten seconds",
+        "calls that a request causes at once: submits, cancels, lookups by alias, files, and reads of tasks"
+        " that have no watch; burst of ten seconds",
         "429",
         caller=100,
         exposed_caller=50,
@@ -134,6 +134,15 @@ LIMITS = (
         exposed_caller=50,
         exposed_address=10,
         total=1_000,
+    ),
+    LimitRow(
+        "max_files_in_flight",
+        "files of results that are on their way through the bridge",
+        "429",
+        caller=50,
+        exposed_caller=20,
+        exposed_address=10,
+        total=500,
     ),
     LimitRow(
         "max_submits_per_minute",

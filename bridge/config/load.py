@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 
 from bridge.config import renamed
 from bridge.config.renamed import RenamedSettings
-from bridge.config.settings import Origin, Settings, UpstreamSettings
+from bridge.config.settings import Origin, OutputSettings, Settings, UpstreamSettings, WebhookSettings
 from bridge.core.suggestion import did_you_mean
 from bridge.dialects.registry import preset_names
 from bridge.errors import ConfigError
@@ -23,6 +23,7 @@ NESTED = "__"
 CLIENT_VARIABLES = frozenset({"BRIDGE_URL", "BRIDGE_TOKEN", "BRIDGE_CONFIG", "BRIDGE_CA_FILE"})
 FILE = Path("bridge.toml")
 # Of pydantic's types of errors, those whose message names Python's types instead of those of the file.
+_TABLES_BY_NAME = ("upstreams", "webhooks")
 _TYPE_SENTENCES = {
     "dict_type": "must be a table",
     "model_type": "must be a table, such as [upstreams.fal]",
@@ -111,6 +112,15 @@ class _Variables(Settings, BaseSettings):
     )
 
 
+def _is_readable(source: EnvSettingsSource, variables: dict[str, str | None]) -> bool:
+    source.env_vars = variables
+    try:
+        source()
+    except SettingsError:
+        return False
+    return True
+
+
 def _from_environment(variables: Mapping[str, str], errors: list[str]) -> dict[str, Any]:
     source = EnvSettingsSource(_Variables)
     source.env_vars = usable = {name.lower(): value for name, value in variables.items()}
@@ -122,25 +132,31 @@ def _from_environment(variables: Mapping[str, str], errors: list[str]) -> dict[s
             break
         except SettingsError as error:
             # Raised for the first variable that is not JSON: drop that one and read the others. The error
-            # quotes the value, which may be a secret, and is not shown.
+            # names the setting, not the variable inside of its table; and it quotes the value, which may be a
+            # secret, and is not shown.
             field = str(error).partition('"')[2].partition('"')[0]
-            name = f"{PREFIX}{field}"
-            errors.append(f'{name.upper()}: is a list or a table and must be JSON, for example ["a", "b"]')
-            source.env_vars = usable = {
-                key: value for key, value in usable.items() if not key.startswith(name.lower())
-            }
-    if isinstance(config.get("upstreams"), dict):
-        # Shells allow no hyphen in the name of a variable.
-        config["upstreams"] = {name.replace("_", "-"): value for name, value in config["upstreams"].items()}
+            name = f"{PREFIX}{field}".lower()
+            inside = sorted(key for key in usable if key.startswith(name))
+            wrong = [key for key in inside if not _is_readable(source, {key: usable[key]})] or inside
+            needed = 'is a list or a table and must be JSON, for example ["a", "b"]'
+            errors += [f"{key.upper()}: {needed}" for key in wrong]
+            source.env_vars = usable = {key: usable[key] for key in usable if key not in wrong}
+    for tables in _TABLES_BY_NAME:
+        if isinstance(config.get(tables), dict):
+            # Shells allow no hyphen in the name of a variable.
+            config[tables] = {name.replace("_", "-"): value for name, value in config[tables].items()}
     return config | {name: value for name, value in old.items() if value is not None}
 
 
 def _names(config: dict[str, Any]) -> list[str]:
-    """Every setting in a layer: `port`, `upstreams.NAME.api_key`, ..."""
-    upstreams = config.get("upstreams")
-    names = [name for name in config if name != "upstreams"]
-    for upstream, table in upstreams.items() if isinstance(upstreams, dict) else ():
-        names += [f"upstreams.{upstream}.{name}" for name in table] if isinstance(table, dict) else []
+    """Every setting in a layer: `port`, `outputs.store`, `upstreams.NAME.api_key`, ..."""
+    names = [name for name in config if name not in (*_TABLES_BY_NAME, "outputs")]
+    outputs = config.get("outputs")
+    names += [f"outputs.{setting}" for setting in outputs] if isinstance(outputs, dict) else []
+    for tables in _TABLES_BY_NAME:
+        named = config.get(tables)
+        for name, table in named.items() if isinstance(named, dict) else ():
+            names += [f"{tables}.{name}.{setting}" for setting in table] if isinstance(table, dict) else []
     return names
 
 
@@ -188,6 +204,8 @@ def _unknown_variables(variables: Mapping[str, str]) -> list[str]:
             # Compared without the prefix: it makes all names similar.
             names_known = {known_name.removeprefix(PREFIX) for known_name in CLIENT_VARIABLES} | known
             advice = did_you_mean(setting, names_known, prefix=PREFIX)
+            if setting.lower() in OutputSettings.model_fields:
+                advice = f"; did you mean {PREFIX}OUTPUTS{NESTED}{setting}?"
             if setting.lower() in UpstreamSettings.model_fields:
                 advice = f"; it is a setting of an upstream: {PREFIX}UPSTREAMS{NESTED}NAME{NESTED}{setting}"
             unknown.append(f"{name}: no such setting{advice}")
@@ -210,6 +228,9 @@ def _advice(path: tuple[str, ...], document: Mapping[str, Any]) -> str:
         if name in Settings.model_fields:
             return "; it is a setting of the bridge: move it above the first table"
         return did_you_mean(name, UpstreamSettings.model_fields)
+    if path[0] in ("outputs", "webhooks"):
+        model = OutputSettings if path[0] == "outputs" else WebhookSettings
+        return did_you_mean(name, model.model_fields)
     if name in UpstreamSettings.model_fields:
         return "; it is a setting of an upstream: move it below [upstreams.NAME]"
     if isinstance(document.get(name), dict) and name in preset_names():

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -42,6 +43,13 @@ LOOPBACK = "127.0.0.1"
 MAX_SECRETS = 2
 MIN_SECRET_BYTES = 32
 
+FILE = "file:"
+
+_FILE_STORE = re.compile(r"file:(?!//)[^\x00-\x1f]{1,4096}")
+_S3_STORE = re.compile(  # the prefix has no segment that is empty, `.` or `..`: proxies take those away
+    r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9_.-]{1,128}){0,8})/?"
+)
+_REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _ENGINE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _FILES = (  # relative to the configuration
     "tls_certificate_file",
@@ -57,6 +65,126 @@ Port = Annotated[int, Field(ge=0, le=65_535)]
 Limit = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1024)]
+FileBytes = Annotated[int, Field(ge=1024, le=64 * 1024 * MEBIBYTE)]
+
+
+class WebhookSettings(BaseModel):
+    """One endpoint that states are sent to, under the name the operator gave it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    url: str = Field(description="Where deliveries are sent: `https://`; `http://` only for `private_hosts`.")
+    secret: SecretStr = Field(
+        description="Signs the deliveries: `whsec_` and the base64 of 24 to 64 bytes, as"
+        " `openssl rand -base64 32` prints them."
+    )
+    events: list[Literal["task.final", "task.status", "task.state", "task.stored"]] = Field(
+        ["task.final"],
+        min_length=1,
+        description="What is sent to it: each end (`task.final`), each new status (`task.status`), every"
+        " state (`task.state`), copies of outputs that were added after the end (`task.stored`).",
+    )
+    upstreams: list[str] = Field(default_factory=list, description="Of which upstreams; empty for all.")
+    tags: list[str] = Field(
+        default_factory=list, description="Of tasks with one of these tags; empty for all."
+    )
+
+
+class OutputSettings(BaseModel):
+    """Whether and where the files of results are copied."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    store: str | None = Field(
+        None,
+        description="Where outputs are copied when a task ends: `s3://BUCKET` or `s3://BUCKET/PREFIX`, any"
+        " S3 API; or `file:PATH`, a directory. Without it nothing is copied.",
+    )
+    endpoint: str | None = Field(
+        None, description="URL of an S3 API that is not Amazon's, for example `https://minio.example:9000`."
+    )
+    region: str | None = Field(
+        None,
+        description="Region of the bucket; defaults to `AWS_REGION`, and to `us-east-1` with an `endpoint`.",
+    )
+    links: Literal["signed", "public", "bridge"] | None = Field(
+        None,
+        description="Where `stored_url` leads: to the bucket, `signed` for a while, the default with `s3:`;"
+        " to a bucket with public read access (`public`); to the `bridge`, the only one with `file:`.",
+    )
+    public_url: str | None = Field(
+        None,
+        description="With `public`: base URL of the copies, such as a CDN's; defaults to the bucket's own.",
+    )
+    signed_seconds: Annotated[int, Field(ge=60, le=604_800)] = Field(
+        3600,
+        description="How long a signed URL is good; not longer than the credential that signed it, which for"
+        " a role of an instance is some hours.",
+    )
+    max_bytes: FileBytes = Field(4 * 1024 * MEBIBYTE, description="Files that are larger are not copied.")
+    max_bytes_per_task: Bytes = Field(
+        16 * 1024 * MEBIBYTE, description="Maximum bytes that are copied of one task's outputs."
+    )
+    retention_days: Annotated[float, Field(ge=0, le=36_500)] = Field(
+        0.0,
+        description="How long copies are kept; 0 for no limit, also where the bucket has a rule of its own.",
+    )
+    wait_seconds: Annotated[float, Field(ge=0, le=600)] = Field(
+        30.0,
+        description="How long the end of a task waits for its copies, so that its final state has"
+        " `stored_url`; a copy that takes longer is added later.",
+    )
+    copies_in_flight: Annotated[int, Field(ge=1, le=64)] = Field(
+        4,
+        description="Maximum concurrent copies of one process; with `s3:` each takes some 25 MiB.",
+    )
+
+    @field_validator("store")
+    @classmethod
+    def _is_store(cls, value: str | None) -> str | None:
+        # Not repeated in the error: it may contain a key.
+        if value is not None and not (_FILE_STORE.fullmatch(value) or _S3_STORE.fullmatch(value)):
+            raise ValueError(
+                "must be file:PATH, s3://BUCKET or s3://BUCKET/PREFIX, a prefix of letters, digits and -_./;"
+                " credentials come from the environment (AWS_ACCESS_KEY_ID) or the instance"
+            )
+        return value
+
+    @field_validator("endpoint", "public_url")
+    @classmethod
+    def _is_address(cls, value: str | None) -> str | None:
+        return None if value is None else _url(value, "; credentials come from the environment").rstrip("/")
+
+    @field_validator("region")
+    @classmethod
+    def _is_region(cls, value: str | None) -> str | None:
+        if value is not None and not _REGION.fullmatch(value):
+            raise ValueError("must be the name of a region, such as eu-central-1")
+        return value
+
+    @property
+    def directory(self) -> Path | None:
+        """The directory of `file:PATH`; None with another store, or without one."""
+        if self.store is None or not self.store.startswith(FILE):
+            return None
+        return Path(self.store.removeprefix(FILE))
+
+    @property
+    def bucket(self) -> tuple[str, str] | None:
+        """Bucket and prefix of `s3://BUCKET/PREFIX`, without slashes at its ends; None with another store."""
+        match = _S3_STORE.fullmatch(self.store or "")
+        return None if match is None else (match[1], (match[2] or "").strip("/"))
+
+    @property
+    def region_in_use(self) -> str:
+        """`region`, or its default; empty without one."""
+        named = self.region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        return named or ("us-east-1" if self.endpoint else "")
+
+    @property
+    def links_in_use(self) -> Literal["signed", "public", "bridge"]:
+        """`links`, or its default for this store."""
+        return self.links or ("bridge" if self.bucket is None else "signed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +289,12 @@ class UpstreamSettings(BaseModel):
         86_400.0,
         description="An open task that was watched for longer is reported as lost; a preset or mapping"
         " may have its own default.",
+    )
+    max_spend_per_caller_per_day: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="What one caller may spend a day (UTC) at this upstream, in the `cost_unit` of its"
+        " preset: held by an estimate at the submit, settled with the final cost. Beyond it submits are"
+        " answered with 429. `inf` only counts. By default nothing is counted per caller.",
     )
     callback_secret: SecretStr | None = Field(
         None, description="Last part of the callback URL; without it callbacks are rejected."
@@ -454,6 +588,11 @@ class Settings(BaseModel):
     )
     max_submits_in_flight_per_address: Limit = Field(0, description="The same per client address.")
     max_submits_in_flight_per_caller: Limit = Field(100, description="The same per caller.")
+    max_files_in_flight: Limit = Field(
+        500, description="Maximum files of results that are on their way through the bridge."
+    )
+    max_files_in_flight_per_address: Limit = Field(0, description="The same per client address.")
+    max_files_in_flight_per_caller: Limit = Field(50, description="The same per caller.")
     max_submits_per_minute_per_caller: Rate = Field(
         0.0, description="Maximum submits per minute and caller; burst of one minute."
     )
@@ -477,8 +616,23 @@ class Settings(BaseModel):
     )
     private_hosts: list[str] = Field(
         default_factory=list,
-        description="Host names under which the key server (`token_jwks_url`) may resolve to a private"
-        " address; `*.corp.example` for all subdomains.",
+        description="Hosts that may be at a private address, and are called over `http://` too, where"
+        " callers, webhooks or providers name them; names of key servers (`token_jwks_url`) as well. Names or"
+        " addresses as they are in the URLs; `*.corp.example` for all subdomains.",
+    )
+    webhooks: dict[str, WebhookSettings] = Field(
+        default_factory=dict,
+        description="Endpoints that states are sent to, by name; more can be added with `/v1/webhooks`.",
+    )
+    webhook_hosts: list[str] = Field(
+        default_factory=list,
+        description="Hosts to which a submit may have its end delivered (`X-Webhook-URL`), signed with"
+        " `webhook_secret`; `*.example.com` for all subdomains. Empty: none.",
+    )
+    webhook_secret: SecretStr | None = Field(
+        None,
+        description="Signs what is delivered to `webhook_hosts`: `whsec_` and the base64 of 24 to 64 bytes,"
+        " as `openssl rand -base64 32` prints them.",
     )
     allowed_hosts: list[str] = Field(
         default_factory=list,
@@ -508,6 +662,10 @@ class Settings(BaseModel):
         None,
         description="OTLP/HTTP endpoint for traces, for example `http://127.0.0.1:4318`; defaults to the"
         " `OTEL_` variables. Needs `pip install 'task-event-bridge[otel]'`.",
+    )
+    outputs: OutputSettings = Field(
+        default_factory=lambda: OutputSettings.model_validate({}),
+        description="Copies of results, which stay when the provider's links have expired.",
     )
     upstreams: dict[str, UpstreamSettings] = Field(
         default_factory=dict, description="The providers, by name; at least one."
@@ -655,9 +813,10 @@ class Settings(BaseModel):
             network(text)
         return value
 
-    @field_validator("private_hosts", "allowed_hosts")
+    @field_validator("private_hosts", "allowed_hosts", "webhook_hosts")
     @classmethod
     def _are_host_names(cls, value: list[str]) -> list[str]:
+        value = [name[1:-1] if name[:1] + name[-1:] == "[]" else name for name in value]  # as in a URL: [::1]
         for name in value:
             if not is_host_name(name):
                 raise ValueError(f"{name!r} is not a valid host name")
@@ -731,8 +890,14 @@ def _password_apart(data: Any, origin: Origin) -> tuple[Any, Origin, list[str]]:
 
 
 def _key_path(loc: tuple[int | str, ...]) -> tuple[str, ...]:
-    """The setting an error is about: (`port`,) or (`upstreams`, NAME, SETTING)."""
-    return tuple(str(part) for part in loc[: 3 if loc[:1] == ("upstreams",) else 1])
+    """The setting an error is about: (`port`,), (`outputs`, SETTING), (`upstreams`, NAME, SETTING), ...
+
+    A webhook is nothing without its URL and its secret: an error there is about the whole.
+    """
+    whole = loc[:1] == ("webhooks",) and loc[2:3] in (("url",), ("secret",))
+    depths = {"outputs": 2, "upstreams": 3, "webhooks": 2 if whole else 3}
+    depth = depths.get(str(loc[0]), 1) if loc else 0
+    return tuple(str(part) for part in loc[:depth])
 
 
 def _without(data: dict[str, Any], places: Iterable[tuple[str, ...]]) -> dict[str, Any]:

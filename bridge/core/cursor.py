@@ -16,7 +16,7 @@ OFFSET_LIMIT = 2**53
 _TEXT = r"([A-Za-z0-9]{1,32})-(0|[1-9][0-9]{0,15})"
 _SHOWN = r"[a-z][0-9]{1,4}"
 _TOKEN = re.compile(rf"{_TEXT}(?:~({_SHOWN}))?")
-_ID = re.compile(rf"{_TEXT}(?:\.([a-z2-7]{{8}}))?(?:~({_SHOWN}))?")
+_ID = re.compile(rf"{_TEXT}((?:\.[a-z2-7]{{8}}){{0,8}})(?:~({_SHOWN}))?")
 _SOMEWHERE = re.compile(rf"(?<![A-Za-z0-9._~-]){_TEXT}(?:~({_SHOWN}))?(?![A-Za-z0-9~])")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
@@ -67,7 +67,8 @@ class EventId(NamedTuple):
     """What a client sends back to resume: a cursor and, from a many-task stream, the mark of its list.
 
     Args:
-        mark: See `mark_of`; None on a stream of one task.
+        mark: See `mark_of`; None on a stream of one task. A WebSocket may follow up to eight tags and groups:
+            then those of all, with dots between them.
     """
 
     cursor: Cursor
@@ -85,7 +86,13 @@ class EventId(NamedTuple):
         match = _ID.fullmatch(token)
         if match is None or int(match[2]) >= OFFSET_LIMIT:
             return None
-        return cls(Cursor(match[1], int(match[2]), match[4] or ""), match[3])
+        return cls(Cursor(match[1], int(match[2]), match[4] or ""), match[3][1:] or None)
+
+    def is_of(self, mark: str | None) -> bool:
+        """Whether it says where its client left off in the list of this mark; None for a single task."""
+        if mark is None or self.mark is None:
+            return mark == self.mark
+        return mark in self.mark.split(".")
 
 
 def new_epoch(unix_time: float, random_number: int, *, after: str = "") -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import blake2b
 
 from bridge.core.columns import Emit, Merge, generate, rows
 from bridge.core.estimate import NO_ESTIMATE, Estimate
@@ -91,6 +92,20 @@ def unknown(*, unix_time: float) -> State:
     return State(status=Status.UNKNOWN, changed_at=unix_time, observed_at=unix_time, source=Source.POLL)
 
 
+def registered(*, unix_time: float) -> State:
+    """The recorded state of a task that was registered and that no source has shown yet."""
+    return State(status=Status.UNKNOWN, changed_at=unix_time, observed_at=unix_time, source=Source.SUBMIT)
+
+
+def is_unseen(state: State) -> bool:
+    """Whether a recorded state is that of a registered task which no source has shown yet.
+
+    A submit never records one like it: what was accepted is `queued`, unless the provider's word says
+    otherwise.
+    """
+    return state.source is Source.SUBMIT and _observation_of(state) == _NOTHING
+
+
 def _progress(before: float | None, observation: Observation) -> float | None:
     if observation.status is Status.COMPLETED:
         return 100  # the last value reported is often lower
@@ -161,6 +176,8 @@ _observation_of: Callable[[State], Observation] = generate(
 )
 """The fields of a state that an observation has too."""
 
+_NOTHING = Observation(status=Status.UNKNOWN)
+
 
 def _differs(known: State, state: State) -> bool:
     return event_values(known) != event_values(state)
@@ -169,3 +186,36 @@ def _differs(known: State, state: State) -> bool:
 def same_event(one: State, other: State) -> bool:
     """Whether two states are the same event: they differ in signatures, times and estimates at most."""
     return not _differs(one, other)
+
+
+def is_ended(state: State) -> bool:
+    """Whether nothing can replace a state: it is final, and not `lost`."""
+    return state.status.final and state.status is not Status.LOST
+
+
+def amends(previous: State | None, state: State) -> bool:
+    """Whether a state only adds to an end what makes no event, such as where its copies are.
+
+    Not of one and the same state: its jobs may be planned once more (`bridge.webhooks.late`).
+    """
+    return (
+        previous is not None
+        and previous is not state
+        and previous.status.final
+        and previous.status is state.status
+        and same_event(previous, state)
+    )
+
+
+def newly_stored(previous: State | None, state: State) -> bool:
+    """Whether an amendment brings a copy of an output that had none."""
+    if previous is None or not any(output.stored_url for output in state.outputs):
+        return False  # nearly always, where copies are made at all
+    before = sum(output.stored_url is not None for output in previous.outputs)
+    stored = sum(output.stored_url is not None for output in state.outputs)
+    return stored > before and amends(previous, state)
+
+
+def digest_of(state: State) -> bytes:
+    """Of the values whose change is an event: the same for the same content seen by two bridges."""
+    return blake2b(repr(event_values(state)).encode("utf-8", "surrogatepass"), digest_size=16).digest()

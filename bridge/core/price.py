@@ -21,6 +21,7 @@ _OTHERS_SECONDS = 30.0
 _MAX_EXCESS = 3.0
 _MAX_LATE = 10.0
 _LATE_POLLS = 64
+_TOGETHER_CALLS = 16
 _STEP = 3.0
 _MIN_STEPS = 6
 MAX_FACTOR = 1e6
@@ -63,6 +64,7 @@ class PollPrice:
         planned: Polls per second that the plans of this process's tasks come to.
         open_tasks: Tasks that have a plan here.
         raised: What `factor` was multiplied by here since the last `receive`.
+        together: Tasks that one request showed, of late; 1 where each has its own.
     """
 
     rate: float | None = None
@@ -70,6 +72,7 @@ class PollPrice:
     planned: float = 0.0
     open_tasks: int = 0
     raised: float = 1.0
+    together: float = 1.0
     _unpriced: float = field(init=False, default=0.0)  # `planned`, had all plans been made at a factor of 1
     _late: float = field(init=False, default=0.0)  # seconds from when a poll is due to its answer
     _others: float = field(init=False, default=0.0)
@@ -82,6 +85,15 @@ class PollPrice:
         if self.rate:
             self._others = self._others_now(now) + 1 / _OTHERS_SECONDS
             self._others_at = now
+
+    def sent(self, tasks: int) -> None:
+        """A request polled so many tasks; only called where one may poll several."""
+        self.together += (tasks - self.together) / _TOGETHER_CALLS
+
+    @property
+    def requests(self) -> float:
+        """Requests per second that the planned polls of this process come to."""
+        return self.planned / self.together
 
     def _others_now(self, now: float) -> float:
         """Such calls per second, of late."""
@@ -140,7 +152,7 @@ class PollPrice:
         # Intervals grow with the root of the price. What the plans come to once all are made by the price
         # of now: plans made before it rose would have it rise further, until each task had its next poll.
         ahead = self._unpriced / (self.planned * math.sqrt(self.factor)) if self.planned > 0 else 1.0
-        excess = (self.planned + self._planned_elsewhere) * ahead / usable
+        excess = (self.planned / self.together + self._planned_elsewhere) * ahead / usable
         # One task of all moves it by its part: as fast over replicas as in one process.
         open_tasks = max(self.open_tasks + self._open_elsewhere, _MIN_STEPS)
         step = _STEP * (min(excess, _MAX_EXCESS) - 1) / open_tasks
@@ -155,7 +167,7 @@ class PollPrice:
 
     def load(self, now: float) -> float:
         """Requests per second of this process: those planned, and others of late."""
-        return self.planned + self._others_now(now)
+        return self.requests + self._others_now(now)
 
     def receive(
         self,
@@ -168,6 +180,7 @@ class PollPrice:
         """What the tasks of all other replicas come to; their sums.
 
         Args:
+            planned_elsewhere: Requests per second.
             factor: Of all replicas; None if it is not shared.
             counted: What of `raised` is in it.
         """
@@ -180,5 +193,6 @@ class PollPrice:
         """Seconds between two polls of a healthy task at most: beyond the maximum only at a high price."""
         if self.factor <= 1.0 or not self.rate:
             return max_seconds
-        latest = max(LATEST_SECONDS, (self.open_tasks + self._open_elsewhere) / self.rate)
+        open_tasks = self.open_tasks + self._open_elsewhere
+        latest = max(LATEST_SECONDS, open_tasks / (self.rate * self.together))
         return max(min(max_seconds * self.factor**4, latest), max_seconds)

@@ -131,7 +131,7 @@ def locate(token: str | None, mark: str | None, *, epoch: str, head: int, sure: 
         reset = Position(reset_reason="new_epoch", resumes=True)
         # Unless sure, others may have shown more, and cannot record it now: a reset would go back.
         return reset if sure else HELD._replace(resumes=True, epoch=cursor.epoch)
-    if event_id.mark != mark:
+    if not event_id.is_of(mark):
         # Given for another list. A task of this one may have changed before, unseen.
         unseen = Position(resumes=True, epoch=cursor.epoch)
         return unseen._replace(ahead=True, beyond=cursor.offset) if ahead else unseen

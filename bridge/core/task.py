@@ -228,7 +228,7 @@ class Output:
         expires_at: Unix seconds when the link expires.
         file_id: The provider's id of the file, always text: 64-bit numbers lose digits in JavaScript.
         data: The content as base64, where the provider sent it inline.
-        stored_url: The bridge's own copy. Not kept yet.
+        stored_url: The bridge's own copy; None without one.
     """
 
     type: str

@@ -147,6 +147,7 @@ class Watch:
         started: When the watch started.
         known: The last recorded state, when a watch resumes.
         deadline_seconds: How long an open task is watched before it counts as lost.
+        registered: Whether it is recorded although no source has shown it: it has a deadline too.
         callbacks: Set when the provider was asked to call back about this task: whether its callbacks arrive.
         grace_seconds: How long a completed task's missing result is waited for.
         succeeded: Whether the provider's word in `known` is one for a completed task.
@@ -156,6 +157,7 @@ class Watch:
     Attributes:
         viewed: Whether a viewer waits for the task; without, a poll is dearer.
         estimate: When the task probably ends, as of the newest poll.
+        deadline: When the open task counts as lost.
         why: What the time of the next poll rests on: the measure of `ground` (`run:3`, `work`,
             `slope:3`, `estimate`, `eta`), else `wait`, `growth`, `poll_after`, `callback`, `stream`, `retry`,
             `lost`; `first` before the first poll.
@@ -174,12 +176,14 @@ class Watch:
     started: float
     known: State | None = None
     deadline_seconds: float | None = None
+    registered: bool = False
     callbacks: CallbackSupport | None = None
     grace_seconds: float = MISSING_RESULT_SECONDS
     succeeded: bool = False
     kind: TaskKind = NO_KIND
     forecast: Forecast | None = None
     due: float | None = field(init=False)
+    deadline: float = field(init=False, default=float("inf"))
     confirmed: float = field(init=False)
     interval: float = field(init=False)
     not_found: bool = field(init=False, default=False)
@@ -215,6 +219,8 @@ class Watch:
 
     def __post_init__(self) -> None:
         ended = self.known is not None and self.known.status.final
+        if self.deadline_seconds is not None:
+            self.deadline = self.started + self.deadline_seconds
         self.due = None if ended and not self._lost else self.started
         self.confirmed = self._changed_at = self.last_poll = self.started
         if self.known is not None:
@@ -242,6 +248,19 @@ class Watch:
     def backing_off(self) -> bool:
         """Whether polls are rare because of a failure of this task, not of the provider."""
         return self.task_failures > 0 or self._result is not None or self._lost
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the provider has shown the task, and nothing has gone wrong with it since."""
+        known = self.known
+        if known is None or (known.status is Status.UNKNOWN and known.upstream_status is None):
+            return False
+        return not (self._missing.polls or self.task_failures or self._result is not None or self._lost)
+
+    def may_be_early(self, now: float) -> bool:
+        """Whether a poll before `due` breaks neither the shortest interval nor what delays it."""
+        freely = self._planned_freely or self.why == "first"
+        return freely and now >= self.last_poll + self.pace.min_seconds
 
     @property
     def _lost(self) -> bool:
@@ -633,13 +652,10 @@ class Watch:
         if self.over or self._lost:
             return NO_UPDATE
         notices = self._due_reasons(now) if self._new_reason else ()
+        if now > self.deadline and (self.known is not None or self.registered):
+            return self._out_of_time(now, unix_time)
         if self.known is None:
             return Update(None, notices) if notices else NO_UPDATE
-        if self.deadline_seconds is not None and now - self.started > self.deadline_seconds:
-            if self._has_succeeded:
-                message = "the task's deadline passed before the provider handed its result out"
-                return self._end_without_result(message, source=Source.POLL, now=now, unix_time=unix_time)
-            return self._lose("deadline", "the deadline of the task passed", now=now, unix_time=unix_time)
         if self.price.factor <= 1.0 and self.due is not None and self.due - now > self.pace.max_seconds:
             # Planned while the rate limit was short: it is no longer.
             self._plan_earlier(now)
@@ -661,6 +677,12 @@ class Watch:
                 message = "no change for much longer than such tasks usually take"
                 notices += self._notify(NoticeCode.STALLED, message, now)
         return Update(None, notices) if notices else NO_UPDATE
+
+    def _out_of_time(self, now: float, unix_time: float) -> Update:
+        if self._has_succeeded:
+            message = "the task's deadline passed before the provider handed its result out"
+            return self._end_without_result(message, source=Source.POLL, now=now, unix_time=unix_time)
+        return self._lose("deadline", "the deadline of the task passed", now=now, unix_time=unix_time)
 
     def _missed(self, error: TaskNotFound, *, now: float, unix_time: float) -> Update:
         """Process a 404."""

@@ -90,9 +90,10 @@ class LongPolls:
             if request.wait is not None:
                 await self._hold((request.reader, request.key, error.code), client)
             raise
-        modified = request.have is None or not (
+        seen = request.have is not None and (
             names(request.have, str(event.cursor)) or any(is_seen(event, one) for one in positions)
         )
+        modified = not seen or not _has_copies(request.have, event)
         seconds = 0.0
         if request.wait is not None:
             seconds = self._repeat_wait((request.reader, request.key, event.cursor, modified))
@@ -203,8 +204,25 @@ class LongPolls:
 
 
 def etag(event: Event) -> str:
-    """The cursor as an HTTP entity tag (RFC 9110 section 8.8.3)."""
-    return f'"{event.cursor}"'
+    """The cursor as an HTTP entity tag (RFC 9110 section 8.8.3).
+
+    Copies of outputs may be added at the same cursor: how many there are is a part of it.
+    """
+    return f'"{event.cursor}{_copies_mark(event)}"'
+
+
+def _copies_mark(event: Event) -> str:
+    copies = sum(output.stored_url is not None for output in event.state.outputs)
+    return f"-copies{copies}" if copies else ""
+
+
+def _has_copies(have: str | None, event: Event) -> bool:
+    """Whether a client that has the state has it with the copies that were added, if any were.
+
+    One that names a cursor without quotes asks for what is newer, not for the newest document.
+    """
+    mark = _copies_mark(event)
+    return not mark or have is None or '"' not in have or mark in have
 
 
 class _Wait:

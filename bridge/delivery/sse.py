@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from functools import cache
+from typing import Any, Protocol
 
 from sse_starlette.sse import AppStatus, EventSourceResponse
 from starlette.responses import Response
@@ -18,12 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from bridge.core.event import Closing, Notice
 from bridge.delivery.handoff import detach
-from bridge.delivery.subscriptions import (
-    PendingSubscription,
-    SubscribeRequest,
-    Subscriptions,
-    denied_notice,
-)
+from bridge.delivery.selected import FollowRequest
+from bridge.delivery.subscriptions import SubscribeRequest, Subscriptions, denied_notice
 from bridge.delivery.writers import AsgiWriter, TransportWriter, http_writer
 from bridge.errors import JournalError, Overloaded
 from bridge.hub.maintenance import retry_milliseconds
@@ -57,12 +54,38 @@ def head(kind: type[Format]) -> EventSourceResponse:
     return _head(kind.content_type)
 
 
+class Pending(Protocol):
+    """A subscription whose initial states have not been sent yet."""
+
+    @property
+    def subscription(self) -> Subscription:
+        """The connection."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come, and the client that resumes has seen it all."""
+
+
+class SubscriptionSource(Protocol):
+    """Opens subscriptions: `Subscriptions` those to tasks, `Selections` those to a tag or a group."""
+
+    async def open(
+        self, subscription: Subscription, request: Any, *, wait_for_state: bool, scope: Scope | None = None
+    ) -> Any:
+        """Register first, read second; returns a `Pending` one."""
+
+    async def begin(self, pending: Any) -> None:
+        """Send the initial states; from then on the hub sends what comes."""
+
+
 class EventStream(Response):
     """The events of some tasks, until all have finished or the client disconnects.
 
     Backpressure: in the connection's writer; its coroutine never sends.
 
     Args:
+        request: What `source` opens.
+        source: `subscriptions` unless it is another.
         fmt: Without the framing of HTTP.
         expires_at: Monotonic seconds at which the caller's credential expires; None for never.
     """
@@ -70,15 +93,17 @@ class EventStream(Response):
     def __init__(
         self,
         subscriptions: Subscriptions,
-        request: SubscribeRequest,
+        request: SubscribeRequest | FollowRequest,
         fmt: Format,
         *,
+        source: SubscriptionSource | None = None,
         expires_at: float | None = None,
     ) -> None:
         self.status_code = 200
         self.background = None
         self.raw_headers = list(head(type(fmt)).raw_headers)
         self._subscriptions = subscriptions
+        self._source: SubscriptionSource = subscriptions if source is None else source
         self._request = request
         self._fmt = fmt
         self._expires_at = expires_at
@@ -96,7 +121,7 @@ class EventStream(Response):
                 await self._reject(subscription, self._subscriptions.closed, send)
                 return
             try:
-                pending = await self._subscriptions.open(
+                pending: Pending = await self._source.open(
                     subscription, self._request, wait_for_state=True, scope=scope
                 )
             except (JournalError, Overloaded) as error:
@@ -112,7 +137,7 @@ class EventStream(Response):
                 await self._reject(subscription, subscription.closing, send)
                 return
             await self._start(send)
-            detach(scope, _SseSession(self._subscriptions, pending, http_writer(scope)))
+            detach(scope, _SseSession(self._subscriptions, self._source, pending, http_writer(scope)))
             detached = True
         finally:
             if not detached:
@@ -169,13 +194,18 @@ class OverloadedResponse(Response):
 class _SseSession:
     """A stream whose response has begun: everything that one open connection keeps in memory."""
 
-    __slots__ = ("_pending", "_subscriptions", "_writer")
+    __slots__ = ("_pending", "_source", "_subscriptions", "_writer")
 
     def __init__(
-        self, subscriptions: Subscriptions, pending: PendingSubscription, writer: TransportWriter | AsgiWriter
+        self,
+        subscriptions: Subscriptions,
+        source: SubscriptionSource,
+        pending: Pending,
+        writer: TransportWriter | AsgiWriter,
     ) -> None:
         self._subscriptions = subscriptions
-        self._pending: PendingSubscription | None = pending
+        self._source = source
+        self._pending: Pending | None = pending
         self._writer = writer
 
     async def __call__(self, receive: Receive, send: Send) -> None:
@@ -193,7 +223,7 @@ class _SseSession:
                 self._writer.finish(subscription.closing)
             else:
                 subscription.begin(self._writer, fmt)
-                await self._subscriptions.begin(self._pending)
+                await self._source.begin(self._pending)
             self._pending = None  # frees the events read from the journal while the stream is open
             if self._writer.ended is None:
                 # Repeated here, because one more suspended coroutine costs each open stream 200 bytes.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from starlette.types import Scope
@@ -39,6 +39,9 @@ REFUSED = "refused"  # in the log: a problem document was the response, or the c
 
 JOINED_PER_TURN = 20
 RECHECK_SECONDS = 30.0  # age of a connection with tasks that could not be verified yet
+
+RenewLinks = Callable[[Sequence[Event | None]], Awaitable[bool]]
+"""Renews the links to copies that expire soon, in the newest states of some tasks; whether there were any."""
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +107,12 @@ class PendingSubscription:
 
 
 class Subscriptions:
-    """Connects clients to the hub, the pool and the journal."""
+    """Connects clients to the hub, the pool and the journal.
+
+    Attributes:
+        closed: Why new connections are rejected; None while they are not.
+        on_leave: Called for each connection that has ended.
+    """
 
     def __init__(
         self,
@@ -125,6 +133,8 @@ class Subscriptions:
         self.random = random
         self.settings = settings
         self.closed: Closing | None = None
+        self.on_leave: Callable[[Subscription], None] = _nothing
+        self.renew_links: RenewLinks | None = None
 
     def retry(self) -> int:
         """The reconnect delay for one client, in milliseconds."""
@@ -196,7 +206,10 @@ class Subscriptions:
         event_id = EventId.parse(request.token) if request.token else None
         # A cursor of an earlier epoch waits for bridges that have shown more than is recorded.
         sure = event_id is None or await self.journal.caught_up(event_id.cursor)
-        return epoch, sure, await self.journal.latest(request.keys)
+        latest = await self.journal.latest(request.keys)
+        if self.renew_links is not None and await self.renew_links(latest):
+            latest = await self.journal.latest(request.keys)
+        return epoch, sure, latest
 
     async def _join(self, subscription: Subscription, keys: Sequence[TaskKey], *, resumes: bool) -> None:
         """Register for the tasks, some at each turn of the event loop: each new one starts a watch."""
@@ -259,7 +272,8 @@ class Subscriptions:
             # The check failed only for now. Closed early, the client reconnects and is checked again.
             subscription.ends_at = min(subscription.ends_at, self.clock.monotonic() + RECHECK_SECONDS)
         new = [key for key, event in zip(request.keys, pending.latest, strict=True) if event is None]
-        remarks = self._remarks(request, events)
+        remarks = self.remarks(events)
+        remarks += [(key, denied_notice(error)) for key, error in request.unverified.items()]
         # A WebSocket has no status 204: the end that the client saw on another connection is sent again.
         backlogs = self._backlogs(request.keys, events, position, reached, again=fmt.stays_open)
         self.hub.begin(
@@ -287,8 +301,8 @@ class Subscriptions:
             self.hub.finish(subscription, Closing.AGE, self.final_frame(subscription, Closing.AGE))
         return reached
 
-    def _remarks(self, request: SubscribeRequest, events: Sequence[Event]) -> list[tuple[TaskKey, Notice]]:
-        """The notices about its tasks that are for this client alone."""
+    def remarks(self, events: Sequence[Event]) -> list[tuple[TaskKey, Notice]]:
+        """The notices about some states that are for the client alone that begins with them."""
         remarks: list[tuple[TaskKey, Notice]] = []
         links_expire_before = self.clock.time() + LINKS_EXPIRE_SOON_SECONDS
         for key, state in [(event.key, event.state) for event in events if event.state.outputs]:
@@ -301,7 +315,6 @@ class Subscriptions:
             if state.status is Status.COMPLETED and lacks_link and not told:
                 notice = Notice(NoticeCode.RESULT_UNAVAILABLE, NO_LINK_SENTENCE, retriable=False)
                 remarks.append((key, notice))
-        remarks += [(key, denied_notice(error)) for key, error in request.unverified.items()]
         return remarks
 
     async def _read_again(self, pending: PendingSubscription) -> None:
@@ -356,7 +369,9 @@ class Subscriptions:
         """
         (known,) = await self.journal.latest([key])
         if known is not None and known.state.status.final:
-            return known
+            if self.renew_links is not None and await self.renew_links([known]):
+                (known,) = await self.journal.latest([key])
+            return known or self.placeholder(key)
         # A client that reads a state may read the next one soon: the watch lingers after `unwant`.
         self.pool.want(key, resumes=resumes)
         error: BridgeError | None = None
@@ -381,6 +396,7 @@ class Subscriptions:
         closing = subscription.closing
         reason = closing.value if closing is not None else LEFT
         self.hub.leave(subscription, reason)
+        self.on_leave(subscription)
         began = closing is not None or subscription.sent or subscription.fmt.stays_open
         logger.info(
             "connection ended",
@@ -445,6 +461,10 @@ class Subscriptions:
         else:
             # The first state ended the wait for the response, but the other tasks still have their time.
             asyncio.get_running_loop().call_later(remaining, send)
+
+
+def _nothing(_subscription: Subscription) -> None:
+    """Default of `Subscriptions.on_leave`."""
 
 
 def denied_notice(error: BridgeError) -> Notice:

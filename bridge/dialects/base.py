@@ -50,11 +50,12 @@ class ProxyMatch:
     """The call that a request to one of the provider's own paths makes.
 
     Args:
-        call: `status`, `alias`, `stream`, `follow_up`, `submit`, `sync` or `cancel`.
-        task_id: The task; None for `alias`, `submit` and `sync`, and for a `follow_up` that names a file.
+        call: `status`, `alias`, `stream`, `follow_up`, `file`, `submit`, `sync` or `cancel`.
+        task_id: The task; None for `alias`, `submit` and `sync`, and for a `follow_up` or `file` that names
+            a file.
         alias: The client's own id, for `alias`, and for a call that names the task by it.
-        options: The values for the templates of a submit, for `submit` and `sync`; those that the result call
-            needs besides the task's id, for `follow_up`.
+        options: The values for the templates of a submit, for `submit` and `sync`; those that the call
+            needs besides the task's id, for `follow_up` and `file`.
     """
 
     call: str

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import unquote, urlsplit
 
-from bridge.core.task import Failure, Observation, Status, check_id
+from bridge.core.task import Failure, Observation, Status, check_id, check_url_part
 from bridge.dialects.answers import NO_ERROR, Choose, Document, ParsedAnswer, ProviderError, first, only_one
 from bridge.dialects.base import (
     Callback,
@@ -21,13 +21,14 @@ from bridge.dialects.calls import Call
 from bridge.dialects.hosts import Hosts
 from bridge.dialects.lenient import read_json, write_json
 from bridge.dialects.links import LinkRewriter
-from bridge.dialects.matching import Matcher
+from bridge.dialects.many import ManyCall
+from bridge.dialects.matching import MAX_PATH, Matcher
 from bridge.dialects.outputs import complete, gather, has_empty_link, is_fetchable, is_foreign
 from bridge.dialects.proxied import ProxyRules
 from bridge.dialects.retry import retry_after
 from bridge.dialects.rules import Rules
 from bridge.dialects.signature import Signature
-from bridge.dialects.templates import header_of
+from bridge.dialects.templates import header_of, percent
 from bridge.dialects.words import FailureKind, Outcome
 from bridge.errors import (
     InvalidRequest,
@@ -40,6 +41,8 @@ from bridge.errors import (
 )
 
 RESULT_GRACE_SECONDS = 60.0
+MAX_OPTION = 256
+_NO_OPTIONS: Mapping[str, str] = {}
 
 
 class Dialect:
@@ -69,6 +72,11 @@ class Dialect:
     def title(self) -> str:
         """The provider's name, for display."""
         return self._rules.title or self.name
+
+    @property
+    def cost_unit(self) -> str:
+        """What costs are counted in, such as `credits`; empty where the document does not say."""
+        return self._rules.cost_unit
 
     @property
     def rules(self) -> Rules:
@@ -146,6 +154,26 @@ class Dialect:
         request = self._request(self._rules.calls["status"], self._rules.ids.values(task_id))
         return self.proxy.with_details(request) if details else request
 
+    @property
+    def max_status_ids(self) -> int:
+        """Tasks that one call can show; 1 where the provider documents no call about many."""
+        many = self._rules.status_many
+        return 1 if many is None else many.max_ids
+
+    @property
+    def status_many(self) -> ManyCall | None:
+        """The call about many tasks; None where the provider documents none."""
+        return self._rules.status_many
+
+    def read_status_many(self, answer: HttpResponse, task_ids: Sequence[str]) -> dict[str, bytes]:
+        """The document of each asked task that the answer shows, in the form that `read_status` reads.
+
+        Raises:
+            UpstreamError: What `read_status` raises: the call failed as a whole.
+        """
+        many = self._rules.status_many
+        return {} if many is None else many.read(answer, self._rules.answers, task_ids)
+
     def alias_request(self, alias: str) -> Request | None:
         """The call that finds a task by the client's own id; None where the provider has none."""
         call = self._rules.calls.get("alias")
@@ -171,9 +199,21 @@ class Dialect:
         """The client's own id in the body, by which `alias_request` finds the task."""
         return self._rules.submit.client_id_in(submission)
 
-    def with_callback(self, submission: Submission, url: str) -> Submission:
-        """The submission with a callback address, unless it has one or the provider takes none."""
-        return self._rules.submit.with_callback(submission, url)
+    def callback_in(self, submission: Submission) -> str | None:
+        """The callback address that the client gave, None where there is none."""
+        return self._rules.submit.callback_in(submission)
+
+    def with_callback(self, submission: Submission, url: str, *, instead: bool = False) -> Submission:
+        """The submission with a callback address, unless it has one or the provider takes none.
+
+        Args:
+            instead: Replace the one that it has.
+        """
+        return self._rules.submit.with_callback(submission, url, instead=instead)
+
+    def takes_parameter(self, name: str) -> bool:
+        """Whether the submit call has a parameter of that name beside the body."""
+        return self._rules.submit.takes_parameter(name)
 
     def read_submitted(self, answer: HttpResponse, submission: Submission) -> Observation:
         """What the response to a submit shows; `task_id` is always set and is the id the bridge uses.
@@ -303,6 +343,45 @@ class Dialect:
         if call is None or not call.names <= values.keys():
             raise InvalidRequest("the result call needs another value")
         return self._request(call, values)
+
+    def file_request(
+        self, task_id: str | None, file_id: str | None = None, options: Mapping[str, str] = _NO_OPTIONS
+    ) -> Request | None:
+        """The call that downloads the file of a result; None where the provider has none.
+
+        Args:
+            task_id: None where the file's id says enough.
+            file_id: The provider's id of the file, where there is one.
+            options: Query parameters of the client's request.
+
+        Raises:
+            InvalidRequest: An id or an option is not allowed.
+        """
+        call = self._rules.calls.get("file")
+        values = self._rules.ids.values(task_id) if task_id is not None else {}
+        if file_id is not None:
+            values["file_id"] = check_url_part(file_id)
+        if call is None or not call.names <= values.keys():
+            return None
+        request = self._request(call, values)
+        for name, value in options.items():
+            pattern = self._rules.file_options.get(name)
+            if pattern is None or not pattern.fullmatch(value[:MAX_OPTION]):
+                raise InvalidRequest(
+                    f"{name[:80]!r} is not a parameter of this download, or has a wrong value"
+                )
+            mark = "&" if "?" in request.path else "?"
+            request = replace(request, path=f"{request.path}{mark}{percent(name)}={percent(value)}")
+        return request
+
+    @property
+    def file_options(self) -> Collection[str]:
+        """The query parameters that a client may add to the download."""
+        return self._rules.file_options.keys()
+
+    def file_needs_key(self, path: str) -> bool:
+        """Whether links with this path, still encoded, need the API key at the provider's own hosts."""
+        return any(pattern.fullmatch(path[:MAX_PATH]) for pattern in self._rules.key_paths)
 
     def result_name(self, document: bytes) -> str | None:
         """What a result call names instead of the task (a file id), in the document of a status call."""

@@ -22,6 +22,11 @@ class Hosts:
     def __repr__(self) -> str:
         return f"<hosts {', '.join(sorted(self._names) + [f'*{name}' for name in self._below])}>"
 
+    @property
+    def wildcards(self) -> bool:
+        """Whether there are hosts that are not listed themselves."""
+        return bool(self._below)
+
     def own(self, url: str) -> bool:
         """Whether the URL is at one of these hosts."""
         host = host_of(url)

@@ -18,8 +18,9 @@ from bridge.errors import InvalidRequest
 MAX_PATH = 2048  # no provider's calls are longer, and regular expressions are not run on more
 
 # From the narrowest to the widest: the path of a submit may be little more than one place.
-_ORDER = ("sync", "cancel", "stream", "follow_up", "alias", "status", "submit")
+_ORDER = ("sync", "cancel", "stream", "follow_up", "file", "alias", "status", "submit")
 _CREATES = frozenset({"submit", "sync"})
+_OF_FILES = frozenset({"follow_up", "file"})
 
 Values = dict[str, str]
 Decode = Callable[[str], str]
@@ -218,8 +219,8 @@ class Matcher:
                 return self._match_create(matcher, values, query)
             if "alias" in values:
                 return ProxyMatch(call=matcher.name, alias=check_url_part(values["alias"]))
-            if matcher.name == "follow_up" and not values.keys() <= self._ids.names:
-                # What the result call names is not the task, but a file of it.
+            if matcher.name in _OF_FILES and not values.keys() <= self._ids.names:
+                # What the call names is not the task, but a file of it.
                 options = {name: check_url_part(value) for name, value in values.items()}
                 return ProxyMatch(call=matcher.name, task_id=values.get("task_id"), options=options)
             task_id = self._task_id(matcher.call, values)

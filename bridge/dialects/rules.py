@@ -17,6 +17,7 @@ from bridge.dialects.base import PollAdvice
 from bridge.dialects.callbacks import CallbackRules, challenge_value
 from bridge.dialects.calls import Call, IdShape
 from bridge.dialects.hosts import Hosts, host_of, is_host_name
+from bridge.dialects.many import IDS, ManyCall
 from bridge.dialects.outputs import Content, OutputRule
 from bridge.dialects.paths import Field, holds
 from bridge.dialects.proxied import ProxyRules, RefusedCall
@@ -31,6 +32,7 @@ from bridge.dialects.schema import (
     HmacSignatureTable,
     OutputTable,
     PublishedSignatureTable,
+    StatusManyTable,
     SubmitCallTable,
     SubmittedIdTable,
     parse,
@@ -71,6 +73,7 @@ class Rules:
     """A whole dialect, compiled."""
 
     title: str
+    cost_unit: str
     base_url: str
     hosts: Hosts
     docs: tuple[str, ...]
@@ -79,11 +82,14 @@ class Rules:
     poll: PollAdvice
     ids: IdShape
     calls: Mapping[str, Call]
+    status_many: ManyCall | None
     accepted: tuple[tuple[str, Call], ...]
     submit: SubmitRules
     answers: AnswerRules
     state: StateRules
     follow_up: FollowUp | None
+    key_paths: tuple[re.Pattern[str], ...]
+    file_options: Mapping[str, re.Pattern[str]]
     stream: StreamRules
     callback: CallbackRules
     signature: Signature | None
@@ -123,6 +129,7 @@ class _Compiler:
             self._error("status", "at", message="missing, and no [answer.http] status takes its place")
         return Rules(
             title=document.title,
+            cost_unit=document.cost_unit,
             base_url=self._base_url(),
             hosts=self._hosts(),
             docs=document.docs,
@@ -131,11 +138,14 @@ class _Compiler:
             poll=self._poll(),
             ids=self._ids(),
             calls=calls,
+            status_many=self._status_many(document.calls.status_many, state.fields.task_id),
             accepted=self._accepted(calls),
             submit=self._submit(calls.get("submit"), state.fields.task_id),
             answers=answers,
             state=state,
             follow_up=self._follow_up(document.follow_up, answers),
+            key_paths=tuple(document.files.key_paths),
+            file_options=document.files.options,
             stream=self._stream(state),
             callback=self._callback(),
             signature=self._signature(),
@@ -215,7 +225,7 @@ class _Compiler:
         compiled = {
             name: self._call(call, self._names_for(name), "calls", name)
             for name, call in calls
-            if call is not None
+            if call is not None and not isinstance(call, StatusManyTable)  # it serves no client of /proxy
         }
         if (follow_up is None) != (calls.follow_up is None):
             message = "the call and the [follow_up] table need each other"
@@ -224,6 +234,46 @@ class _Compiler:
             message = "needs [calls.submit]: the bridge submits, and waits itself"
             self._error("calls", "sync", message=message)
         return compiled
+
+    def _status_many(self, table: StatusManyTable | None, usual: Field[str]) -> ManyCall | None:
+        if table is None:
+            return None
+        at = ("calls", "status_many")
+        self._call(table, {IDS}, *at)
+        self._check_ids(table, *at)
+        if not table.id and not self._document.fields.task_id:
+            self._error(*at, "id", message="missing: [fields] task_id does not say it either")
+        return ManyCall(
+            method=table.method,
+            path=table.path,
+            query=tuple(table.query.items()),
+            headers=tuple(table.headers.items()),
+            body=table.body,
+            base_url=table.base_url.text if table.base_url is not None else None,
+            separator=None if table.ids == "list" else table.separator,
+            max_ids=table.max_ids,
+            at=table.at,
+            id=Field(table.id, identifier) if table.id else usual,
+            first=next(iter(table.id or self._document.fields.task_id), lambda _: None),
+            wrapper=table.wrapper,
+        )
+
+    def _check_ids(self, table: StatusManyTable, *at: str) -> None:
+        """Check where the ids of a call about many tasks go."""
+        alone = f"{{{IDS}}}"
+        places: list[tuple[tuple[str, ...], str]] = [(("path",), table.path.text)] if table.path.names else []
+        places += [(("query", name), text.text) for name, text in table.query.items() if text.names]
+        places += [(("body",), text) for text in table.body.texts(IDS)] if table.body is not None else []
+        if not places:
+            self._error(*at, message=f"{alone} is neither in its path nor in its query or body")
+        for key, text in places:
+            if table.ids == "list" and (key == ("path",) or text != alone):
+                message = f"{text!r} cannot hold a list: only a query parameter or a string {alone} can"
+                self._error(*at, *key, message=message)
+            if f"{{{IDS}:path}}" in text:
+                self._error(*at, *key, message=f"write {alone}: ids have no slashes to keep here")
+        for name in (name for name, template in table.headers.items() if template.names):
+            self._error(*at, "headers", name, message=f"{alone} cannot be in a header")
 
     def _accepted(self, calls: Mapping[str, Call]) -> tuple[tuple[str, Call], ...]:
         """The further forms of calls, in their order."""
@@ -243,7 +293,8 @@ class _Compiler:
             return {"alias"}
         follow_up = self._document.follow_up
         needed = follow_up.needs if name == "follow_up" and follow_up else ()
-        return {"task_id", *self._groups, *needed}
+        of_file = ("file_id",) if name == "file" else ()
+        return {"task_id", *self._groups, *needed, *of_file}
 
     def _names_for_accepted(self, name: str) -> set[str] | None:
         # The bridge finds the task by the client's own id, and makes the call with the provider's.
@@ -258,7 +309,7 @@ class _Compiler:
         if table.base_url is not None:
             # Only what the task id's pattern has matched may choose a host. Values from a provider or client
             # must not: they could send the credential anywhere.
-            groups = self._groups if name not in ("alias", "submit", "sync") else set()
+            groups = self._groups if name not in ("alias", "submit", "sync", "status_many") else set()
             self._check_names(table.base_url.names, groups, *at, "base_url")
             filled = table.base_url.fill(dict.fromkeys(table.base_url.names, "1"))  # a host or a port
             if host_of(filled) is None or set("@?#") & set(filled):

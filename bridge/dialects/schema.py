@@ -113,6 +113,15 @@ def _http_status(value: object) -> int:
 _NOT_A_STRING = "must be a string, and not empty"
 
 
+def _some_ids(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 2 <= value <= _MAX_IDS:
+        raise ValueError(f"must be a whole number from 2 to {_MAX_IDS}")
+    return value
+
+
+_MAX_IDS = 1000
+
+
 class _ReadBy:
     """Annotates a type whose values a function reads; ValueErrors of the function are the author's.
 
@@ -164,6 +173,7 @@ Types = Annotated[frozenset[type], _ReadBy(_types, _one_or_more({"enum": list(_T
 Pattern = Annotated[re.Pattern[str], _ReadBy(_pattern, {"type": "string", "format": "regex"})]
 TemplateText = Annotated[Template, _ReadBy(lambda value: Template(_text(value)), _STRING)]
 BodyTree = Annotated[Body, _ReadBy(Body, {})]
+SomeIds = Annotated[int, _ReadBy(_some_ids, {"type": "integer", "minimum": 2, "maximum": _MAX_IDS})]
 Zone = Annotated[timezone, _ReadBy(lambda value: zone_named(_text(value)), _STRING)]
 HttpStatus = Annotated[int, _ReadBy(_http_status, {"type": "string", "pattern": "^[1-5][0-9]{2}$"})]
 
@@ -239,10 +249,36 @@ class CallTable(SubmitCallTable):
     body: BodyTree | None = Field(None, description="JSON body whose strings are templates.")
 
 
+class FileCallTable(SubmitCallTable):
+    """The call that downloads the file of a result: always a GET."""
+
+    method: Literal["GET"] = Field("GET", description="HTTP method.")
+
+
+class StatusManyTable(CallTable):
+    """The call that shows many tasks, for polls that are due together."""
+
+    ids: Literal["joined", "list"] = Field(
+        "joined",
+        description="How {task_ids} goes out: joined by the separator, or as a list: a query parameter once"
+        " for each id, a JSON array.",
+    )
+    separator: Text = Field(",", description="Joins the ids.")
+    max_ids: SomeIds = Field(description="Ids of one call at most.")
+    at: OnePath = Field(
+        description="Path of the answers: a list, or an object by id; @ is the whole document."
+    )
+    id: Paths = Field((), description="Path of the id in a document of the list (default: as in [fields]).")
+    wrapper: PlainPath = Field(
+        (), description="Where a document is put before it is read, if a single answer has more around it."
+    )
+
+
 class CallsTable(Table):
     """The calls that the provider has."""
 
     status: CallTable = Field(description="Shows a task.")
+    status_many: StatusManyTable | None = Field(None, description="Shows many tasks.")
     alias: CallTable | None = Field(None, description="Finds a task by the client's own id, {alias}.")
     stream: CallTable | None = Field(None, description="Opens the provider's event stream of a task.")
     submit: SubmitCallTable | None = Field(None, description="Creates a task.")
@@ -251,6 +287,9 @@ class CallsTable(Table):
     )
     cancel: CallTable | None = Field(None, description="Cancels a task.")
     follow_up: CallTable | None = Field(None, description="Fetches the result of a completed task.")
+    file: FileCallTable | None = Field(
+        None, description="Downloads the file of a result that has no link; it may name {file_id}."
+    )
 
 
 class AcceptedCallTable(CallTable):
@@ -413,6 +452,19 @@ class FollowUpTable(Table):
     optional: bool = Field(default=False, description="The result may have no link (words, numbers).")
 
 
+class FilesTable(Table):
+    """How the files of results are downloaded."""
+
+    key_paths: list[Pattern] = Field(
+        [],
+        description="Regular expressions of whole paths at the provider's own hosts: links there are fetched"
+        " with the API key, all others without. The path of [calls.file] is always one.",
+    )
+    options: dict[str, Pattern] = Field(
+        {}, description="Query parameters that a client of /proxy may add to [calls.file]."
+    )
+
+
 class StreamTable(Table):
     """How to read the provider's event stream."""
 
@@ -555,8 +607,12 @@ class Document(Table):
     status: StatusTable = _with_default({}, "The status word.")
     fields: FieldsTable = _with_default({}, "The other values.")
     units: UnitsTable = _with_default({}, "Factors of amounts.")
+    cost_unit: Text = Field(
+        "", description="What costs are counted in, after `units`: credits, USD, seconds of video."
+    )
     outputs: list[OutputTable] = Field([], description="Where the results are.")
     follow_up: FollowUpTable | None = Field(None, description="A further call for the result.")
+    files: FilesTable = _with_default({}, "The files of results.")
     stream: StreamTable = _with_default({}, "The event stream.")
     callback: CallbackTable = _with_default({}, "Callbacks.")
     proxy: ProxyTable = _with_default({}, "The provider's own clients, at /proxy.")

@@ -114,14 +114,33 @@ class SubmitRules:
             value = value.get(key) if isinstance(value, dict) else None
         return identifier(value)
 
-    def with_callback(self, submission: Submission, url: str) -> Submission:
-        """The submission with a callback address, unless it has one or the provider takes none."""
+    def callback_in(self, submission: Submission) -> str | None:
+        """The callback address that the client gave, None where there is none."""
         if self.callback_query is not None:
-            return replace(submission, options={self.callback_query: url, **submission.options})
+            return submission.options.get(self.callback_query) or None
+        value: object = object_from(submission.body) if self.callback_url else None
+        for key in self.callback_url:
+            value = value.get(key) if isinstance(value, dict) else None
+        return address(value)
+
+    def with_callback(self, submission: Submission, url: str, *, instead: bool = False) -> Submission:
+        """The submission with a callback address, unless it has one or the provider takes none.
+
+        Args:
+            instead: Replace the one that it has.
+        """
+        if self.callback_query is not None:
+            added = {self.callback_query: url}
+            options = {**submission.options, **added} if instead else {**added, **submission.options}
+            return replace(submission, options=options)
         if not self.callback_url:
             return submission
-        body = _with_text(submission.body, self.callback_url, url)
+        body = _with_text(submission.body, self.callback_url, url, instead=instead)
         return submission if body is None else replace(submission, body=body)
+
+    def takes_parameter(self, name: str) -> bool:
+        """Whether the provider's call has a parameter of that name beside the body."""
+        return name == self.callback_query or name in self.options
 
     def _check(self, options: Mapping[str, str]) -> None:
         for name, value in options.items():
@@ -141,7 +160,7 @@ class SubmitRules:
             raise InvalidRequest(f"the option {name!r} is missing: ?{name}=...")
 
 
-def _with_text(body: bytes, path: _Path, text: str) -> bytes | None:
+def _with_text(body: bytes, path: _Path, text: str, *, instead: bool) -> bytes | None:
     """The body with a text at a path, None where the path is taken or the body is not a JSON object.
 
     Everything else stays byte for byte where that is possible: a provider may deduplicate or sign by the
@@ -151,7 +170,7 @@ def _with_text(body: bytes, path: _Path, text: str) -> bytes | None:
     if document is None:
         return None
     if path[0] in document:
-        return _rewritten(body, path, text)
+        return _rewritten(body, path, text, instead=instead)
     below: object = text
     for key in reversed(path[1:]):
         below = {key: below}
@@ -160,13 +179,13 @@ def _with_text(body: bytes, path: _Path, text: str) -> bytes | None:
     return body[:start] + orjson.dumps({path[0]: below})[1:-1] + comma + body[start:]
 
 
-def _rewritten(body: bytes, path: _Path, text: str) -> bytes | None:
+def _rewritten(body: bytes, path: _Path, text: str, *, instead: bool) -> bytes | None:
     try:
         document = json.loads(body)  # not orjson: it would round whole numbers beyond 64 bits
         parent = document
         for key in path[:-1]:
             parent = parent.setdefault(key, {})
-        if parent.get(path[-1]) is not None:
+        if parent.get(path[-1]) is not None and not instead:
             return None
         parent[path[-1]] = text
         return json.dumps(document, separators=(",", ":"), allow_nan=False).encode()

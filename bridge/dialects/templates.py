@@ -126,12 +126,16 @@ class Body:
             ValueError: A brace has no partner, or a value cannot be written as JSON.
         """
         self._tree = _compiled(tree)
-        self.names = frozenset(_names(self._tree))
+        self.names = frozenset(name for template in _templates(self._tree) for name in template.names)
 
     @property
     def tree(self) -> object:
         """The body with a `Template` for every string."""
         return self._tree
+
+    def texts(self, name: str) -> list[str]:
+        """The strings in which a value is inserted."""
+        return [template.text for template in _templates(self._tree) if name in template.names]
 
     def fill(self, values: Mapping[str, str]) -> object:
         """The body, ready to be encoded as JSON."""
@@ -150,12 +154,12 @@ def _compiled(tree: object) -> object:
     raise ValueError(f"{tree!r} cannot be written as JSON")
 
 
-def _names(tree: object) -> list[str]:
+def _templates(tree: object) -> list[Template]:
     if isinstance(tree, Template):
-        return list(tree.names)
+        return [tree]
     if isinstance(tree, dict):
         tree = list(tree.values())
-    return [name for value in tree for name in _names(value)] if isinstance(tree, list) else []
+    return [found for value in tree for found in _templates(value)] if isinstance(tree, list) else []
 
 
 def _fill(tree: object, values: Mapping[str, str]) -> object:

@@ -50,6 +50,12 @@ BEAT_SECONDS = 0.9
 LEARNED_SECONDS = 7 * 86_400.0
 """A list of samples to which nothing was added for so long is deleted."""
 
+FORGOTTEN_SECONDS = 3600.0
+"""How long an engine knows that a task was deleted: longer than a bridge shows states without the engine."""
+
+KEPT_SECONDS = 1.0
+"""A task that is kept with a state and has no owner is polled by another replica after this."""
+
 CALL_SECONDS = 1.0
 """How often a task can be called for, over all replicas."""
 
@@ -81,7 +87,8 @@ class Record(NamedTuple):
         owner: Session that may poll it; empty for none. It may be dead.
         version: Of the newest state; 0 without a state.
         session: That saw the newest state.
-        offset: Of the newest state in the log; 0 without a state.
+        offset: Of the newest state in the log; 0 without a state. An amendment after the end leaves it: who
+            was sent the end has everything.
         digest: Of the newest state's content.
         document: The newest state, encoded; None without a state.
         raw: The provider's own document; None without, or if it is larger than the engine keeps.
@@ -94,6 +101,8 @@ class Record(NamedTuple):
         confirmation: When the newest state, or one before, was last seen again; None if unknown.
         first_seen: Offset of the first state; 0 without a state.
         details: What it was registered with (tags, group, deadline), encoded; None without.
+        forgotten: Offset at which it was deleted by `forget`, known for `FORGOTTEN_SECONDS`: what was seen
+            of it before is never recorded again. 0 if it was not.
     """
 
     key: TaskKey
@@ -113,6 +122,7 @@ class Record(NamedTuple):
     confirmation: Confirmation | None = None
     first_seen: int = 0
     details: bytes | None = None
+    forgotten: int = 0
 
     @property
     def stamp(self) -> Stamp:
@@ -132,7 +142,8 @@ class StateEntry(NamedTuple):
         document: None if it is too large for the log (`ENTRY_BYTES`): it is in the record.
         raw: As `document`; None too if the state has none.
         whole: Whether `document` and `raw` are all there is; False if the record has more.
-        amended: Whether it is an amendment after the end: viewers are not sent it.
+        amended: Whether it is an amendment after the end: viewers are not sent it. `offset` is that of the
+            entry alone: the state keeps the one of the end (`Record.offset`).
         details: What the task was registered with, with the first state or whenever it changed.
     """
 
@@ -211,6 +222,14 @@ class DetailsEntry(NamedTuple):
     details: bytes
 
 
+class ForgetEntry(NamedTuple):
+    """A task was deleted by `forget`: nothing of it counts that was recorded before."""
+
+    offset: int
+    previous: int
+    key: TaskKey
+
+
 class BeatEntry(NamedTuple):
     """A session is alive. Its only use is to show that the log arrives."""
 
@@ -227,6 +246,7 @@ Entry = (
     | BudgetEntry
     | DocumentEntry
     | DetailsEntry
+    | ForgetEntry
     | BeatEntry
 )
 
@@ -338,7 +358,10 @@ class Job(NamedTuple):
         ordering: Of jobs of one queue with the same value one is in flight at a time, in order; empty for
             none.
         due: Microseconds of the engine's clock.
-        attempts: How often it was claimed.
+        attempts: How often it was claimed, without claims in which nothing was attempted (`finish_job`).
+        replaceable: Whether the next job of the same ordering takes its place while it waits, with its due,
+            attempts and age. One in flight is replaced when it is put back (`finish_job` with `retry_at`).
+        offset: Of the state it was written with; the engine sets it.
     """
 
     queue: str
@@ -347,6 +370,8 @@ class Job(NamedTuple):
     ordering: str = ""
     due: int = 0
     attempts: int = 0
+    replaceable: bool = False
+    offset: int = 0
 
 
 class JobLimits(NamedTuple):
@@ -355,10 +380,36 @@ class JobLimits(NamedTuple):
     """
 
     jobs: int = 10_000
-    size: int = 16 * 1024 * 1024
+    size: int = 64 * 1024 * 1024
 
 
 DEFAULT_JOB_LIMITS = JobLimits()
+
+CLAIM_BYTES = 1024 * 1024
+"""So many bytes of jobs are taken with one claim, and one job more: a connection is for other calls, too."""
+
+MAX_ANSWERS = 200_000
+"""Operations that are done and still known; of more, those that end first are forgotten. One that is not done
+never is before its time.
+"""
+
+ANSWER_BYTES = 256 * 1024 * 1024
+"""The same for the memory they take."""
+
+JOB_SECONDS = 2 * 86_400.0
+"""A job that was written so long ago is deleted, also in flight."""
+
+
+class Waiting(NamedTuple):
+    """The jobs of one queue.
+
+    Args:
+        jobs: Those in flight included.
+        oldest: When the oldest of them was written, microseconds of the engine's clock; 0 without jobs.
+    """
+
+    jobs: int = 0
+    oldest: int = 0
 
 
 class Apply(NamedTuple):
@@ -371,6 +422,7 @@ class Apply(NamedTuple):
         document: The encoded state, opaque.
         jobs: Written in the same step, only if the state is recorded.
         details: What the task is registered with; None leaves it as it is.
+        keep: Whether the task is watched until its end, as with `keep`, from when the state is recorded.
     """
 
     key: TaskKey
@@ -383,6 +435,7 @@ class Apply(NamedTuple):
     raw: bytes | None = None
     jobs: Sequence[Job] = ()
     details: bytes | None = None
+    keep: bool = False
 
 
 class ApplyOutcome(StrEnum):
@@ -391,7 +444,7 @@ class ApplyOutcome(StrEnum):
     DUPLICATE = "duplicate"  # the same stamp or digest is the newest: `offset` is that one's
     FENCED = "fenced"  # not the owner, or the session is dead
     FINAL = "final"  # the task has ended (a real end may replace `lost`)
-    STALE = "stale"  # another version is recorded
+    STALE = "stale"  # another version is recorded, or it was forgotten since the one that this builds on
     RECORDED = "recorded"
 
 
@@ -399,7 +452,7 @@ class Applied(NamedTuple):
     """The result.
 
     Args:
-        offset: Of the state, with `recorded` and `duplicate`; else of the newest one.
+        offset: Of the state's entry, with `recorded`; else of the newest state.
         record: With `fenced`, `final` and `stale`: what is recorded.
         dropped: Jobs that their queue had no room for.
     """
@@ -409,6 +462,19 @@ class Applied(NamedTuple):
     version: int
     record: Record | None = None
     dropped: int = 0
+
+
+class Listing(NamedTuple):
+    """One task of a listing.
+
+    Args:
+        first_seen: Offset of its first state.
+        details: What it is registered with; None without.
+    """
+
+    first_seen: int
+    key: TaskKey
+    details: bytes | None
 
 
 class Past(NamedTuple):
@@ -639,11 +705,37 @@ class Engine(Protocol):
         """
 
     async def listing(
-        self, upstream: str, *, tag: str = "", group: str = "", after: int = 0, limit: int = MAX_TASKS
-    ) -> list[tuple[int, TaskKey]]:
-        """Tasks first seen after an offset, oldest first, each with that offset; of a tag or group if given.
+        self,
+        upstream: str,
+        account: str,
+        *,
+        tag: str = "",
+        group: str = "",
+        before: int = 0,
+        limit: int = MAX_TASKS,
+    ) -> list[Listing]:
+        """Tasks of one account with a state, those first seen last come first; of a tag, a group or both.
 
         Tags and group are those in the `details` of the task: a JSON object with `tags` (list) and `group`.
+
+        Args:
+            before: Only those first seen before this offset; 0 for the newest ones.
+        """
+
+    async def accounts(self, upstream: str) -> list[str]:
+        """The accounts of which tasks are listed, sorted; for tools."""
+
+    async def oldest(self, upstream: str, account: str, *, after: int, limit: int) -> list[Listing]:
+        """Tasks of one account with a state that were first seen after an offset, oldest first; for tools."""
+
+    async def forget(self, session: str, key: TaskKey) -> bool:
+        """Delete what was recorded of a task, what it is registered with, its owner, the interest in it.
+
+        A log entry follows (`ForgetEntry`). States that build on what is deleted are stale from then on; a
+        first state begins it again.
+
+        Returns:
+            Whether there was anything, be it only details. If not, nothing changes.
         """
 
     async def register(self, session: str, key: TaskKey, details: bytes) -> int:
@@ -704,20 +796,47 @@ class Engine(Protocol):
         """Small documents with their versions; 0 and None where there is none."""
 
     async def begin(self, session: str, name: str, digest: bytes, *, seconds: float) -> Operation:
-        """Begin an operation that must happen once, or learn what became of it; kept for `seconds`."""
+        """Begin an operation that must happen once, or learn what became of it; kept for `seconds`.
+
+        One that is done may be forgotten before, of very many (`MAX_ANSWERS`, `ANSWER_BYTES`).
+        """
 
     async def finish(self, session: str, name: str, answer: bytes | None) -> bool:
         """The operation is done with an answer; None forgets it, it did not happen. False: it is not this
         session's.
         """
 
-    async def claim_jobs(self, session: str, queue: str, *, limit: int, lease: float) -> list[Job]:
-        """Take due jobs of a queue for `lease` seconds; those of dead sessions and of ended leases are due
-        again.
+    async def add_jobs(self, jobs: Sequence[Job], *, limits: JobLimits = DEFAULT_JOB_LIMITS) -> int:
+        """Write jobs of states that were recorded before; returns how many had no room in their queue.
+
+        One that is in its queue already is not added again. As with a state, one that waits and may be
+        replaced gives its place to the next of its ordering.
         """
 
-    async def finish_job(self, session: str, queue: str, job: str, *, retry_at: int = 0) -> bool:
-        """A job is done, or (not 0) due again then. False: it is no longer this session's."""
+    async def claim_jobs(
+        self, session: str, queue: str, *, limit: int, lease: float, ahead: float = 0.0
+    ) -> list[Job]:
+        """Take due jobs of a queue for `lease` seconds; those of dead sessions and of ended leases are due
+        again. Of large ones fewer are taken than `limit` (`CLAIM_BYTES`).
+
+        Args:
+            ahead: Jobs that are due within so many seconds are taken, too.
+        """
+
+    async def finish_job(
+        self, session: str, queue: str, job: str, *, retry_at: int = 0, attempted: bool = True
+    ) -> bool:
+        """A job is done, or (not 0) due again then. False: it is no longer this session's.
+
+        Args:
+            attempted: Whether the claim counts in `Job.attempts` of a job that is due again.
+        """
+
+    async def waiting(self, queues: Sequence[str]) -> list[Waiting]:
+        """How many jobs each queue has, and since when."""
+
+    async def drop_queue(self, queue: str) -> int:
+        """Delete all jobs of a queue, those in flight too; returns how many."""
 
     async def hold(self, counter: str, hold: str, amount: float, *, limit: float, window: float) -> Held:
         """Reserve an amount within a limit per window of seconds; the same hold twice counts once."""

@@ -21,6 +21,7 @@ from bridge.engine.base import (
     Job,
     JobLimits,
     Lent,
+    Listing,
     Operation,
     Past,
     Put,
@@ -29,6 +30,7 @@ from bridge.engine.base import (
     Released,
     Report,
     Take,
+    Waiting,
     Want,
     Wanted,
     Welcome,
@@ -140,12 +142,35 @@ class EmbeddedEngine:
         )
 
     async def listing(
-        self, upstream: str, *, tag: str = "", group: str = "", after: int = 0, limit: int = MAX_TASKS
-    ) -> list[tuple[int, TaskKey]]:
+        self,
+        upstream: str,
+        account: str,
+        *,
+        tag: str = "",
+        group: str = "",
+        before: int = 0,
+        limit: int = MAX_TASKS,
+    ) -> list[Listing]:
         """See `Engine`."""
         return await self._answered(
-            self.store.listing(upstream, tag=tag, group=group, after=after, limit=limit, now=self._time())
+            self.store.listing(
+                upstream, account, tag=tag, group=group, before=before, limit=limit, now=self._time()
+            )
         )
+
+    async def oldest(self, upstream: str, account: str, *, after: int, limit: int) -> list[Listing]:
+        """See `Engine`."""
+        return await self._answered(
+            self.store.oldest(upstream, account, after=after, limit=limit, now=self._time())
+        )
+
+    async def accounts(self, upstream: str) -> list[str]:
+        """See `Engine`."""
+        return await self._answered(self.store.accounts(upstream, now=self._time()))
+
+    async def forget(self, session: str, key: TaskKey) -> bool:
+        """See `Engine`."""
+        return await self._answered(self.store.forget(session, key, now=self._time()))
 
     async def register(self, session: str, key: TaskKey, details: bytes) -> int:
         """See `Engine`."""
@@ -205,17 +230,35 @@ class EmbeddedEngine:
         """See `Engine`."""
         return await self._answered(self.store.finish(session, name, answer, now=self._time()))
 
-    async def claim_jobs(self, session: str, queue: str, *, limit: int, lease: float) -> list[Job]:
+    async def add_jobs(self, jobs: Sequence[Job], *, limits: JobLimits = DEFAULT_JOB_LIMITS) -> int:
+        """See `Engine`."""
+        return await self._answered(self.store.add_jobs(jobs, limits=limits, now=self._time()))
+
+    async def claim_jobs(
+        self, session: str, queue: str, *, limit: int, lease: float, ahead: float = 0.0
+    ) -> list[Job]:
         """See `Engine`."""
         return await self._answered(
-            self.store.claim_jobs(session, queue, limit=limit, lease=lease, now=self._time())
+            self.store.claim_jobs(session, queue, limit=limit, lease=lease, ahead=ahead, now=self._time())
         )
 
-    async def finish_job(self, session: str, queue: str, job: str, *, retry_at: int = 0) -> bool:
+    async def finish_job(
+        self, session: str, queue: str, job: str, *, retry_at: int = 0, attempted: bool = True
+    ) -> bool:
         """See `Engine`."""
         return await self._answered(
-            self.store.finish_job(session, queue, job, retry_at=retry_at, now=self._time())
+            self.store.finish_job(
+                session, queue, job, retry_at=retry_at, attempted=attempted, now=self._time()
+            )
         )
+
+    async def waiting(self, queues: Sequence[str]) -> list[Waiting]:
+        """See `Engine`."""
+        return await self._answered(self.store.waiting(queues, now=self._time()))
+
+    async def drop_queue(self, queue: str) -> int:
+        """See `Engine`."""
+        return await self._answered(self.store.drop_queue(queue, now=self._time()))
 
     async def hold(self, counter: str, hold: str, amount: float, *, limit: float, window: float) -> Held:
         """See `Engine`."""

@@ -51,6 +51,9 @@ class Watches(Protocol):
     def recorded_elsewhere(self, event: Event) -> None:
         """A state that another process recorded. The hub has it from the journal already."""
 
+    def forgotten(self, key: TaskKey) -> None:
+        """The task was deleted; it may have begun again since."""
+
     def confirmed_elsewhere(self, key: TaskKey, confirmation: Confirmation) -> None:
         """The owner saw the newest state again. Copies have it from the journal already."""
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from bridge.clock import Clock
 from bridge.core.event import Event
 from bridge.hub.channel import Channel
-from bridge.hub.connections import Connections
+from bridge.hub.collection import Collection
+from bridge.hub.connections import NEVER, Connections
 from bridge.hub.subscription import ONE_EVENT, Subscription, counts_of
 from bridge.telemetry.metrics import Metrics
 from bridge.wire.frames import ANY_LIST, Format, Frames
@@ -20,6 +21,7 @@ SLICE = 500  # writes before the event loop gets a turn: about 5 ms
 WOKEN_PER_TURN = 10  # long-polls: the whole response of one takes as long as 50 writes
 
 Ended = list[tuple[Subscription, Channel[Subscription]]]
+Audience = Channel[Subscription] | Collection
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +41,11 @@ class Broadcast:
         self._waking: deque[tuple[asyncio.Future[Event], Event]] = deque()
         self._round: Generator[None, None, None] | None = None
         self.dirty: dict[Channel[Subscription], None] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is left to write."""
+        return self._round is not None
 
     def add(self, channel: Channel[Subscription]) -> None:
         """Write the newest event of `channel` at the end of this turn of the event loop."""
@@ -81,9 +88,9 @@ class Broadcast:
                     yield from self._broadcast(channel, frames, ended, alone=len(batch) == 1)
                 except Exception:
                     logger.exception("unhandled exception in broadcast", extra={"task": channel.key.ref})
-                    self._put_back(channel, chain.from_iterable(channel.groups.values()), frames)
-                if channel.waiters:
-                    self._wake(channel, frames.event)
+                    for audience in channel.audiences:
+                        self._put_back(channel, chain.from_iterable(audience.groups.values()), frames)
+                self._done(channel, frames)
             batched, self._connections.batched = self._connections.batched, {}
             for subscription, written in batched.items():
                 self._connections.write(subscription, b"".join(written))
@@ -127,25 +134,32 @@ class Broadcast:
         sent: dict[str, int] = {}
         conflated: dict[str, int] = {}
         unix_time = self._clock.time()
-        for fmt in list(channel.groups):
-            # Looked up only now: during a yield the last member of a format may have left and another joined.
-            group = channel.groups.get(fmt)
-            if group is None:
+        audiences: tuple[Audience, ...] = (channel,)
+        if channel.collections:
+            audiences = (channel, *channel.collections)
+        for audience in audiences:
+            if audience is not channel and not self._concerns(audience, channel, frames):
                 continue
-            members = list(group)
-            try:
-                data = frames.bytes_for(fmt.plain if fmt.mark == ANY_LIST else fmt, now=unix_time)
-            except Exception:
-                logger.exception("unhandled exception in broadcast", extra={"task": channel.key.ref})
-                self._put_back(channel, members, frames)
-                continue
-            written, skipped = yield from self._write_group(
-                channel, fmt, members, frames, data, ended, alone=alone
-            )
-            if written:
-                sent[fmt.label] = sent.get(fmt.label, 0) + written
-            conflated[fmt.label] = conflated.get(fmt.label, 0) + skipped
-        if channel.held:
+            for fmt in list(audience.groups):
+                # Looked up only now: during a yield the last member of a format may have left and another
+                # joined.
+                group = audience.groups.get(fmt)
+                if group is None:
+                    continue
+                members = list(group)
+                try:
+                    data = _bytes_for(frames, fmt, audience, now=unix_time)
+                except Exception:
+                    logger.exception("unhandled exception in broadcast", extra={"task": channel.key.ref})
+                    self._put_back(channel, members, frames)
+                    continue
+                written, skipped = yield from self._write_group(
+                    channel, audience, fmt, members, frames, data, ended, alone=alone
+                )
+                if written:
+                    sent[fmt.label] = sent.get(fmt.label, 0) + written
+                conflated[fmt.label] = conflated.get(fmt.label, 0) + skipped
+        if channel.held or channel.collections:
             self._connections.reconsider(channel)
         if frames.large:
             self._connections.bound_memory(frames)
@@ -155,9 +169,34 @@ class Broadcast:
         # Counted once per broadcast: a metric call per subscriber would cost more than the write.
         self._metrics.record_broadcast(sent, conflated, seconds, task=channel.key.ref)
 
+    def _concerns(self, collection: Audience, channel: Channel[Subscription], frames: Frames) -> bool:
+        """Whether the event of a task goes to the followers of a collection that it was a member of."""
+        assert isinstance(collection, Collection)
+        # It may have left during a yield. What it had when it became a member is not broadcast.
+        members = channel.collections or {}
+        if members.get(collection, NEVER) >= frames.event.cursor.offset:
+            return False
+        clear = collection.clear(channel)
+        for subscription in clear:
+            subscription.mark_pending(channel)
+        if clear:
+            self._connections.push(clear)
+        collection.last_write = self._clock.monotonic()
+        return True
+
+    def _done(self, channel: Channel[Subscription], frames: Frames) -> None:
+        """Wake the long-polls, and release a member that ended, unless a newer event has come since."""
+        if channel.waiters:
+            self._wake(channel, frames.event)
+        if channel.collections and channel.frames is frames:
+            for collection in channel.collections:
+                collection.unsent.pop(channel, None)
+            self._connections.release_over(channel)
+
     def _write_group(
         self,
         channel: Channel[Subscription],
+        audience: Audience,
         fmt: Format,
         members: Sequence[Subscription],
         frames: Frames,
@@ -167,9 +206,11 @@ class Broadcast:
         alone: bool,
     ) -> Generator[None, None, tuple[int, int]]:
         """Write one event to the subscribers of one format, a slice at a time; returns as `_write_part`."""
-        group = channel.groups[fmt]
+        group = audience.groups[fmt]
         offset = frames.event.cursor.offset
-        final = frames.event.state.status.final
+        own = audience is channel
+        final = own and frames.event.state.status.final
+        by_mark = own and fmt.mark == ANY_LIST
         marked: dict[str | None, bytes] = {}
         position = written = skipped = 0
         while position < len(members):
@@ -178,14 +219,16 @@ class Broadcast:
             self._writes_left -= len(part)
             # Subscribers that joined or were flushed meanwhile have this event or a newer one, and others
             # left during a yield. Two comparisons skip that check in the common case.
-            if channel.max_join_offset >= offset or len(group) != len(members):
+            if audience.max_join_offset >= offset or len(group) != len(members):
                 # A subscriber that is not in the group has left.
                 part = [one for one in part if group.get(one, offset) < offset]
-            if fmt.mark == ANY_LIST and self._connections.history is not None:
+            mixed = self._mixed_of(audience, fmt)
+            if mixed:
+                part = self._without(mixed, channel, part, offset)
+            several = fmt.mark is not None or (fmt.stays_open and not own)
+            if several and self._connections.history is not None:
                 part = self._settled(channel, part)
-            for same, theirs in (
-                _by_mark(part, frames, data, marked) if fmt.mark == ANY_LIST else ((part, data),)
-            ):
+            for same, theirs in _by_mark(part, frames, data, marked) if by_mark else ((part, data),):
                 counts = self._write_part(channel, same, offset, theirs, alone=alone)
                 written += counts[0]
                 skipped += counts[1]
@@ -226,7 +269,7 @@ class Broadcast:
                 self._connections.resume_when_writable(subscription)
                 continue
             subscription.sent_offset = offset
-            if alone or len(subscription.channels) == 1:
+            if alone or subscription.single:
                 # Called directly, without the bookkeeping of `Connections.write`: `channel.last_write` holds
                 # the time.
                 subscription.counts += counts
@@ -239,13 +282,36 @@ class Broadcast:
                 self._connections.batched.setdefault(subscription, []).append(data)
         return len(part) - waiting, skipped
 
+    def _mixed_of(self, audience: Audience, fmt: Format) -> Mapping[Subscription, None]:
+        if isinstance(audience, Collection):
+            return audience.mixed
+        return self._connections.mixed if fmt.stays_open else {}
+
+    def _without(
+        self,
+        mixed: Mapping[Subscription, None],
+        channel: Channel[Subscription],
+        part: Sequence[Subscription],
+        offset: int,
+    ) -> Sequence[Subscription]:
+        """All but those that the event may reach in two ways: for them it is pending, once.
+
+        Their cursors are of all that they follow, so that only a flush can write them.
+        """
+        several = [one for one in part if one in mixed]
+        if not several:
+            return part
+        lacking = [one for one in several if one.sent_offset < offset]
+        for subscription in lacking:
+            subscription.mark_pending(channel)
+        self._connections.push(lacking)
+        return [one for one in part if one not in mixed]
+
     def _settled(
         self, channel: Channel[Subscription], part: Sequence[Subscription]
     ) -> Sequence[Subscription]:
         """The streams of many tasks that are sent an id: for the others the event is pending."""
-        history = self._connections.history
-        assert history is not None
-        others = [one for one in part if not history.settled(one.channels)]
+        others = [one for one in part if not self._connections.is_settled(one)]
         for subscription in others:
             subscription.mark_pending(channel)
         if others:
@@ -261,6 +327,19 @@ class Broadcast:
             if subscription.sent_offset < frames.event.cursor.offset:
                 subscription.mark_pending(channel)
                 self._connections.resume_soon(subscription)  # nothing newer overtakes it
+
+
+def _bytes_for(frames: Frames, fmt: Format, audience: Audience, *, now: float) -> bytes:
+    """The bytes for a group: without a mark if its lists differ, with that of a collection's followers."""
+    collection = audience if isinstance(audience, Collection) else None
+    if fmt.mark is None:
+        if collection is not None and fmt.stays_open and collection.mark and collection.gives_ids:
+            fmt = fmt.with_mark(collection.mark)
+        return frames.bytes_for(fmt, now=now)
+    if collection is not None and not collection.gives_ids:
+        return fmt.pack(frames.bytes_for(fmt.without_ids, now=now))
+    data = frames.bytes_for(fmt.plain, now=now)
+    return data if fmt.mark == ANY_LIST else frames.marked_bytes(fmt, data)
 
 
 def _by_mark(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from bridge.core.event import Event, Notice, NoticeCode
 from bridge.core.resume import Position, Relation, compare, unrecorded
 from bridge.core.task import Status, TaskKey
 from bridge.wire.frames import Format, Frames
+
+if TYPE_CHECKING:
+    from bridge.hub.collection import Collection
 
 
 class Member(Protocol):
@@ -19,7 +23,7 @@ class Member(Protocol):
 
 Subscriber = TypeVar("Subscriber", bound=Member)
 
-_HELD = 2**62
+HELD_OFFSET = 2**62
 """Above every offset: a broadcast leaves out those whose position is unclear."""
 
 
@@ -30,9 +34,12 @@ class Channel(Generic[Subscriber]):
         unrecorded: Whether that event is not recorded in this epoch, so that offsets say nothing about it.
         pushed: Whether that event is pending for all subscribers that lack it, instead of being broadcast.
         held: Subscribers that may have seen more than is known here, with their positions; None without any.
+        collections: Those it is a member of, each with the offset it had when it became one, or `BROADCAST`:
+            what is newer is broadcast to their followers too. None if there was none.
     """
 
     __slots__ = (
+        "collections",
         "frames",
         "groups",
         "held",
@@ -59,6 +66,12 @@ class Channel(Generic[Subscriber]):
         self.unrecorded = False
         self.pushed = False
         self.held: dict[Subscriber, Position] | None = None
+        self.collections: dict[Collection, int] | None = None
+
+    @property
+    def audiences(self) -> Iterable[Channel[Subscriber] | Collection]:
+        """All whose groups are sent its events: itself and its collections."""
+        return (self, *self.collections) if self.collections else (self,)
 
     @property
     def latest(self) -> Event | None:
@@ -77,9 +90,17 @@ class Channel(Generic[Subscriber]):
         return latest is not None and latest.state.status is Status.LOST
 
     @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come of the task: its final state is recorded, and it is not lost."""
+        latest = self.latest
+        if latest is None or self.unrecorded or not latest.state.status.final:
+            return False
+        return latest.state.status is not Status.LOST
+
+    @property
     def unused(self) -> bool:
-        """Whether the channel has no subscriber and no waiter, so that it can be deleted."""
-        return not (self.groups or self.joining or self.waiters)
+        """Whether the channel has no subscriber, no collection and no waiter, so that it can be deleted."""
+        return not (self.groups or self.joining or self.waiters or self.collections)
 
     def update(self, event: Event) -> None:
         """Store `event` unless a newer one is stored already."""
@@ -131,7 +152,7 @@ class Channel(Generic[Subscriber]):
     def hold(self, subscription: Subscriber, position: Position) -> None:
         """Whether events are news to `subscription` is decided for each of them, by its position."""
         self.joining.pop(subscription, None)
-        self.groups.setdefault(subscription.fmt.group, {})[subscription] = self.max_join_offset = _HELD
+        self.groups.setdefault(subscription.fmt.group, {})[subscription] = self.max_join_offset = HELD_OFFSET
         if self.held is None:
             self.held = {}
         self.held[subscription] = position
@@ -145,7 +166,7 @@ class Channel(Generic[Subscriber]):
             return
         self.held = None
         offsets = (offset for group in self.groups.values() for offset in group.values())
-        self.max_join_offset = max((offset for offset in offsets if offset != _HELD), default=0)
+        self.max_join_offset = max((offset for offset in offsets if offset != HELD_OFFSET), default=0)
 
     def includes(self, subscription: Subscriber) -> bool:
         """Whether broadcasts reach `subscription`; False while it is still joining."""

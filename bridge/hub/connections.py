@@ -16,11 +16,12 @@ from bridge.hub.channel import Channel
 from bridge.hub.due import Held, due_states, frame_of, is_unsent
 from bridge.hub.subscription import ONE_EVENT, Backlog, Subscription, counts_of
 from bridge.telemetry.metrics import Metrics
-from bridge.wire.frames import Frames
+from bridge.wire.frames import Format, Frames
 
 BURST_BYTES = 128 * 1024  # of states that one flush writes; a connection takes the rest when it has drained
 PUSHED_PER_TURN = 100  # connections flushed before the event loop gets a turn
 NEVER = 2**62  # above every offset
+UNSETTLED_SECONDS = 0.1  # how long the states of a collection have no ids, at least
 MAX_LARGE = 8  # large documents whose bytes are kept for the next subscriber
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ class Connections(ABC):
     Attributes:
         subscriptions: All of them, in the order they came.
         batched: Frames for the one write of this round (`bridge.hub.broadcast`).
+        mixed: Those that one event may reach in two ways (`Subscription.mixed`).
         history: The journal, if other processes write to it as well; else None.
     """
 
@@ -92,10 +94,19 @@ class Connections(ABC):
         self.history: SharedHistory | None = None
         self.subscriptions: dict[Subscription, None] = {}
         self.batched: dict[Subscription, list[bytes]] = {}
+        self.mixed: dict[Subscription, None] = {}
 
     @abstractmethod
     def unsubscribe(self, subscription: Subscription, key: TaskKey) -> None:
         """Stop sending events of one task. Idempotent."""
+
+    @abstractmethod
+    def ended(self, subscription: Subscription) -> None:
+        """Everything was written that precedes the ends of its collections, and those."""
+
+    @abstractmethod
+    def release_over(self, channel: Channel[Subscription]) -> None:
+        """Of a task that was broadcast: release it where nothing more will come of it, or it is to be."""
 
     def guard(self, subscription: Subscription) -> ConnectionGuard:
         """Drop `subscription` if the body of the `with` statement raises."""
@@ -130,6 +141,8 @@ class Connections(ABC):
         for channel in subscription.channels.values():
             if channel not in pending and is_unsent(subscription, channel):
                 pending[channel] = None
+        for collection in subscription.collections:
+            collection.take_unsent(subscription, pending)
         held: Held = {}
         states, more = self._states_due(subscription, pending, held)
         burst, subscription.preface = [subscription.preface, *states], b""
@@ -138,6 +151,9 @@ class Connections(ABC):
             self.resume_soon(subscription)
         if notices:
             burst += [self._notice_frame(subscription, key, notice) for (key, _), notice in notices.items()]
+        ends = subscription.ending is not None and not (more or subscription.pending)
+        if ends:
+            burst += [ending.frame for ending in (subscription.ending or {}).values()]
         data = fmt.pack(b"".join(burst))
         if self.batched:
             # Frames batched in this round are older than anything pending, so they go first (rule 2).
@@ -146,6 +162,8 @@ class Connections(ABC):
         self._metrics.sent(fmt.label, len(states))
         subscription.counts += ONE_EVENT * len(states)
         self._flushed(subscription, pending, notices, held)
+        if ends:
+            self.ended(subscription)
 
     def _flushed(
         self,
@@ -155,21 +173,26 @@ class Connections(ABC):
         held: Held,
     ) -> None:
         """Record what a flush has written, and close the tasks that it ended."""
+        own = subscription.channels
         for channel, position in held.items():
-            channel.hold(subscription, position)
+            if own.get(channel.key) is channel:
+                channel.hold(subscription, position)
         sent = [channel for channel in pending if channel not in subscription.pending and channel not in held]
         for channel in sent:
             # A broadcast under way skips the subscription for offsets up to this one; without that, it would
             # send an older state after a newer one.
             offset, backlog = channel.offset, pending[channel]
-            channel.add(subscription, offset if backlog is None else max(offset, backlog.floor))
+            if own.get(channel.key) is channel:
+                channel.add(subscription, offset if backlog is None else max(offset, backlog.floor))
             subscription.sent_offset = max(subscription.sent_offset, offset)
+        for collection in subscription.collections:
+            collection.flushed(subscription, sent, held)
         # Tasks close after the write, so that the end frame follows their final states.
         for channel in sent:
             if channel.latest is not None and channel.latest.state.status.final:
                 self.close_task(subscription, channel)
         for key, code in notices:
-            missing = subscription.channels.get(key)
+            missing = own.get(key)
             if code is NoticeCode.TASK_NOT_FOUND and missing is not None:
                 self.close_task(subscription, missing)
 
@@ -211,6 +234,7 @@ class Connections(ABC):
         size = 0
         more = False
         fmt, late_below, now = subscription.fmt, self._late_below(subscription), self._clock.time()
+        marked = _with_marks(subscription)
         for state in sorted(due_states(due, held), key=lambda state: state.offset):
             again = Backlog(state.frames.event) if state.first else None
             if size >= BURST_BYTES:
@@ -219,7 +243,7 @@ class Connections(ABC):
                 continue
             try:
                 placed = state.offset >= late_below
-                written = fmt if placed else fmt.without_ids
+                written = marked if placed else fmt.without_ids
                 confirmation = self._confirmations.confirmation(state.channel.key)
                 frames.append(frame_of(subscription, state, written, now=now, confirmation=confirmation))
                 size += len(frames[-1])
@@ -238,9 +262,29 @@ class Connections(ABC):
 
         On a stream of many tasks, an id says that of each of them everything up to there was written.
         """
-        if self.history is None or subscription.fmt.mark is None:
+        if subscription.fmt.mark is None and not subscription.collections:
             return 0
-        return subscription.sent_offset if self.history.settled(subscription.channels) else NEVER
+        late_below = subscription.sent_offset if self.history is not None or subscription.collections else 0
+        for collection in subscription.collections:
+            if not collection.gives_ids:
+                return NEVER
+            # The state of a task that became a member later may have any offset.
+            late_below = max(late_below, collection.floors.get(subscription, 0))
+        return late_below if self.is_settled(subscription) else NEVER
+
+    def is_settled(self, subscription: Subscription) -> bool:
+        """Whether the newest recorded state of each of its tasks is known here."""
+        history = self.history
+        if history is None:
+            return True
+        for collection in subscription.collections:
+            # Each follower asks, and a collection may have many members: a refusal holds for a moment.
+            if self._clock.monotonic() < collection.unsettled_until:
+                return False
+            if not history.settled(collection.members):
+                collection.unsettled_until = self._clock.monotonic() + UNSETTLED_SECONDS
+                return False
+        return history.settled(subscription.channels)
 
     def push(self, subscriptions: Iterable[Subscription]) -> None:
         """Flush these connections, some at each turn of the event loop."""
@@ -260,9 +304,12 @@ class Connections(ABC):
     def reconsider(self, channel: Channel[Subscription]) -> None:
         """Decide again what those are sent of a task whose position is unclear."""
         held = dict(channel.held or {})
+        for collection in channel.collections or ():
+            held |= collection.unclear(channel)
         for subscription, position in held.items():
             subscription.pending[channel] = Backlog(position=position)
-        self.push(held)
+        if held:
+            self.push(held)
 
     def bound_memory(self, frames: Frames) -> None:
         """Keep the bytes of a few large documents only: the event has each of them already."""
@@ -276,9 +323,10 @@ class Connections(ABC):
     def _notice_frame(self, subscription: Subscription, key: TaskKey, notice: Notice) -> bytes:
         fmt = subscription.fmt
         try:
-            if not fmt.answers_subscribe(notice):
-                return fmt.notice(key, notice)
             ids = subscription.subscribe_ids or {}
+            # Of a member of a collection it is a notice: no message named the task.
+            if not fmt.answers_subscribe(notice) or (subscription.collections and key not in ids):
+                return fmt.notice(key, notice)
             return fmt.reply(ids.get(key), key, notice)
         except Exception:
             logger.exception("unhandled exception in broadcast", extra={"task": key.ref})
@@ -324,7 +372,7 @@ class Connections(ABC):
         with self.guard(subscription):
             if not channel.is_lost:
                 self.unsubscribe(subscription, channel.key)
-            if not subscription.fmt.stays_open and all(
+            if not (subscription.fmt.stays_open or subscription.collections) and all(
                 one.is_lost and one not in subscription.pending for one in subscription.channels.values()
             ):
                 self.finish(subscription, Closing.FINISHED, subscription.fmt.end(subscription.tasks))
@@ -355,6 +403,13 @@ class Connections(ABC):
             subscription.writer.abort()
         except Exception:
             logger.exception("unhandled exception in connection")
+
+
+def _with_marks(subscription: Subscription) -> Format:
+    """Its format; of a connection that may follow several collections, with the marks of all."""
+    fmt = subscription.fmt
+    marks = [one.mark for one in subscription.collections if one.mark] if fmt.stays_open else ()
+    return fmt.with_mark(".".join(marks)) if marks else fmt
 
 
 def discard(_data: bytes) -> None:

@@ -30,7 +30,9 @@ from bridge.core.resume import HELD, Position, is_seen
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.hub.broadcast import Broadcast
 from bridge.hub.channel import Channel
-from bridge.hub.connections import Confirmations, Connections, SharedHistory, discard
+from bridge.hub.collection import Collection
+from bridge.hub.connections import Confirmations, SharedHistory, discard
+from bridge.hub.followers import Followers
 from bridge.hub.subscription import Backlog, Subscription
 from bridge.telemetry.metrics import Metrics
 from bridge.wire.frames import Format
@@ -56,8 +58,8 @@ class Interest(Protocol):
         """Remove one subscriber."""
 
 
-class Hub(Connections):
-    """Subscriptions by task and connection. Follows the journal; see `bridge.journal.base.Follower`."""
+class Hub(Followers):
+    """Subscriptions by task, collection and connection. Follows the journal; see `bridge.journal.base`."""
 
     def __init__(
         self, interest: Interest, confirmations: Confirmations, metrics: Metrics, clock: Clock
@@ -90,11 +92,15 @@ class Hub(Connections):
         self._reached = offset
         if channel in self.broadcast.dirty:
             # Two events of one task in one turn: no subscriber receives the first.
-            for fmt, group in channel.groups.items():
-                self._metrics.conflated.labels(fmt.label).inc(len(group))
+            for audience in channel.audiences:
+                for fmt, group in audience.groups.items():
+                    self._metrics.conflated.labels(fmt.label).inc(len(group))
         channel.update(event)
         if channel.notices:
             channel.revoke_notices()
+        if channel.collections:
+            for collection in channel.collections:
+                collection.recorded(channel)
         self.broadcast.add(channel)
 
     def _recorded_unordered(self, channel: Channel[Subscription], event: Event) -> None:
@@ -116,11 +122,20 @@ class Hub(Connections):
                 conflated = sum(one.mark_pending(channel) for one in members)
                 self._metrics.conflated.labels(fmt.label).inc(conflated)
                 self.push(members)
+            for collection in list(channel.collections or ()):
+                self._push_to_followers(collection, channel, floor)
         if channel.frames is before:
             return  # the same once more, or older
         self.broadcast.wake(channel)
-        if channel.held:
+        if channel.held or channel.collections:
             self.reconsider(channel)
+
+    def amended(self, event: Event) -> None:
+        """Keep an amended end for clients that are sent it from now on; no client is sent it for that."""
+        channel = self._channels.get(event.key)
+        frames = channel.frames if channel is not None else None
+        if frames is not None and frames.event.cursor == event.cursor:
+            frames.amend(event)
 
     def noticed(self, key: TaskKey, notice: Notice) -> None:
         """Send a notice, which is not a state, to the subscribers of a task."""
@@ -129,6 +144,8 @@ class Hub(Connections):
         if channel is None:
             return
         channel.add_notice(notice)
+        if channel.collections:
+            self._notify_followers(channel, notice)
         for fmt, group in list(channel.groups.items()):
             subscribers = list(group)  # a copy: closing a task below changes the group
             try:
@@ -179,11 +196,16 @@ class Hub(Connections):
             if (went_back and one.fmt.has_cursor) if one.events else of_before:
                 self._resetting[one] = None
             elif of_before:
+                position = Position(ahead=True, epoch=epoch)
                 self._hold(one, HELD, only_unsent=True)
-                self._ahead.setdefault(one, Position(ahead=True, epoch=epoch))
+                for collection in one.collections:
+                    collection.hold(one, position)
+                self._ahead.setdefault(one, position)
         # Again, too, for those that wait since a change within the last second.
         for one in self._resetting:
             self._hold(one, HELD)
+            for collection in one.collections:
+                collection.hold(one, HELD)
         self._epoch_settles_at = self._clock.monotonic() + RESET_SECONDS
 
     def catch_up(self) -> None:
@@ -202,7 +224,7 @@ class Hub(Connections):
             elif self._is_of_other_epoch(subscription, position):
                 del self._ahead[subscription]
                 self._resetting[subscription] = None
-            elif self._caught_up(subscription, position):
+            elif self._caught_up(subscription, position) and self._unhold_collections(subscription):
                 del self._ahead[subscription]
                 if position.after is None:  # else its offset decides
                     self._unhold(subscription)
@@ -210,6 +232,10 @@ class Hub(Connections):
     def _reset(self, subscription: Subscription) -> None:
         """Send `reset` and the newest state of each task."""
         if subscription not in self.subscriptions:
+            return
+        if subscription.collections:
+            # What it begins with is not known here: it reconnects, and begins with the reset.
+            subscription.ends_at, subscription.ends_by = self._clock.monotonic(), Closing.AGE
             return
         subscription.resumed = ""
         subscription.sent_offset = 0  # of the epoch before
@@ -219,6 +245,10 @@ class Hub(Connections):
         for channel in subscription.channels.values():
             if channel.is_held(subscription):
                 subscription.pending[channel] = Backlog(position=Position())
+
+    def _follow_ahead(self, subscription: Subscription, collection: Collection, position: Position) -> None:
+        collection.hold(subscription, position)
+        self._ahead[subscription] = position
 
     def _hold(self, subscription: Subscription, position: Position, *, only_unsent: bool = False) -> None:
         """Decide by `position` what of its tasks is news.
@@ -237,7 +267,7 @@ class Hub(Connections):
         if history is None:
             return True
         reached = history.epoch != position.epoch or history.head >= position.beyond
-        return reached and history.settled(subscription.channels)
+        return reached and self.is_settled(subscription)
 
     def _is_of_other_epoch(self, subscription: Subscription, position: Position) -> bool:
         """Whether its cursor is of the losing side of a split, or of an epoch before; the engine is there."""
@@ -245,7 +275,7 @@ class Hub(Connections):
         if history is None or position.epoch == history.epoch:
             return False
         other = is_later(position.epoch, history.epoch) or position.of_epoch_before
-        return other and history.settled(subscription.channels)
+        return other and self.is_settled(subscription)
 
     def _unhold(self, subscription: Subscription) -> None:
         for channel in subscription.channels.values():
@@ -277,6 +307,7 @@ class Hub(Connections):
             channel.joining[subscription] = None
             subscription.channels[key] = channel
             subscription.tasks += 1
+        self._classify(subscription)
 
     def begin(
         self,
@@ -356,8 +387,9 @@ class Hub(Connections):
         channel = subscription.channels.pop(key, None)
         if channel is None:
             return
-        subscription.pending.pop(channel, None)
-        if subscription.pending_notices:
+        self._classify(subscription)
+        if not (subscription.collections and self._is_followed(subscription, channel)):
+            subscription.pending.pop(channel, None)
             subscription.drop_pending_notices(key)
         if subscription.subscribe_ids is not None:
             subscription.subscribe_ids.pop(key, None)
@@ -372,6 +404,8 @@ class Hub(Connections):
         subscription.write = discard
         for key in list(subscription.channels):
             self.unsubscribe(subscription, key)
+        if subscription.collections:
+            self._leave_collections(subscription)
         subscription.replayed = ()
         subscription.pending.clear()
         subscription.pending_notices.clear()
@@ -415,7 +449,7 @@ class Hub(Connections):
         return not went_back and is_seen(event, position)
 
     def channel_of(self, key: TaskKey) -> Channel[Subscription] | None:
-        """The channel of a task; None if the task has no subscriber and no waiter."""
+        """The channel of a task; None if the task has no subscriber, no collection and no waiter."""
         return self._channels.get(key)
 
     def is_noticed(self, key: TaskKey, code: NoticeCode) -> bool:

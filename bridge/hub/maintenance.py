@@ -96,7 +96,11 @@ class ConnectionMaintenance:
         else:
             # A broadcast stamps its channel instead of each subscriber, so the newest stamp counts.
             last_write = max(
-                [subscription.last_write, *(channel.last_write for channel in subscription.channels.values())]
+                [
+                    subscription.last_write,
+                    *(channel.last_write for channel in subscription.channels.values()),
+                    *(collection.last_write for collection in subscription.collections),
+                ]
             )
             if now - last_write >= self._settings.keepalive_seconds:
                 if not subscription.flow.write_paused:  # a full buffer already keeps the connection busy

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.resume import Position
 from bridge.core.task import TaskKey
 from bridge.hub.channel import Channel
 from bridge.wire.frames import Format
+
+if TYPE_CHECKING:
+    from bridge.hub.collection import Collection
 
 
 class FlowControl(Protocol):
@@ -72,6 +75,18 @@ class Backlog(NamedTuple):
     position: Position | None = None
 
 
+class Ending(NamedTuple):
+    """What a follower of an ended collection is sent last.
+
+    Args:
+        frame: The control event.
+        tasks: How many tasks there were, for the `end` of the connection.
+    """
+
+    frame: bytes
+    tasks: int
+
+
 ONE_EVENT = 1
 _BYTE = 2**32
 
@@ -105,6 +120,9 @@ class Subscription:
         preface: Bytes that precede it.
         waiting: Whether `Hub.flush` will be called once the write buffer has drained.
         subscribe_ids: The ids of the subscribe messages that named its tasks; None where there are none.
+        collections: Those it follows.
+        ending: Of those that have ended, what follows everything pending.
+        single: Whether it receives the events of one task at most, so that none needs batching.
     """
 
     fmt: Format
@@ -131,6 +149,9 @@ class Subscription:
     stalled_since: float | None = None
     stalled_bytes: int = 0
     counts: int = 0
+    collections: tuple[Collection, ...] = ()
+    ending: dict[Collection, Ending] | None = None
+    single: bool = True
 
     @property
     def events(self) -> int:
@@ -171,6 +192,11 @@ class Subscription:
 
     def drop_pending_notices(self, key: TaskKey) -> None:
         """Discard the queued notices of `key`."""
-        self.pending_notices = {
-            (task, code): notice for (task, code), notice in self.pending_notices.items() if task != key
-        }
+        if self.pending_notices:
+            for code in NoticeCode:
+                self.pending_notices.pop((key, code), None)
+
+    @property
+    def mixed(self) -> bool:
+        """Whether one event may reach it in two ways: by two collections, or one and its own subscription."""
+        return len(self.collections) > 1 or bool(self.collections and self.channels)

@@ -4,12 +4,14 @@ them to followers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from bridge.core.cursor import Cursor
+from bridge.core.details import TaskDetails
 from bridge.core.event import Confirmation, Event, Notice
 from bridge.core.task import State, TaskKey
+from bridge.engine.base import Job
 
 
 class Recorded(NamedTuple):
@@ -25,11 +27,51 @@ class Recorded(NamedTuple):
     size: int
 
 
+class Listed(NamedTuple):
+    """One task of a listing.
+
+    Args:
+        first_offset: Of its first state: unique, and never changed; what was seen later has a larger one.
+        details: What it was submitted or registered with.
+    """
+
+    first_offset: int
+    key: TaskKey
+    details: TaskDetails
+
+
+class IndexFollower(Protocol):
+    """Learns by what names tasks are found. Called on the event loop; nothing waits."""
+
+    def described(self, key: TaskKey, details: TaskDetails) -> None:
+        """What a task was submitted or registered with was recorded, or has changed.
+
+        Ordering: before `Follower.recorded` of the state it was recorded with. The same details may come
+        again.
+        """
+
+    def forgotten(self, key: TaskKey) -> None:
+        """A task was deleted, by any process. May come twice, and of a task that was not known."""
+
+    def reset(self) -> None:
+        """What was described or forgotten before may have been missed: read what matters again (`listing`).
+
+        Only with replicas, after a gap in what the engine they share has brought: an outage, another epoch.
+        What is described from then on comes as always, also while it is read.
+        """
+
+
 class Follower(Protocol):
     """Receives what the journal records. Called on the event loop, in journal order."""
 
     def recorded(self, event: Event) -> None:
         """A state was recorded durably."""
+
+    def amended(self, event: Event) -> None:
+        """What was recorded with this cursor says more now (`Journal.amend`).
+
+        Not news: no client is sent it. Clients that are sent the state from now on are sent this one.
+        """
 
     def noticed(self, key: TaskKey, notice: Notice) -> None:
         """A notice was announced; it is not recorded."""
@@ -41,12 +83,41 @@ class Follower(Protocol):
         """
 
 
+class JobPlanner(Protocol):
+    """Decides what is due because of a state. Called on the event loop; nothing waits."""
+
+    def plan(self, key: TaskKey, previous: State | None, state: State, details: TaskDetails) -> Sequence[Job]:
+        """The jobs that are recorded in the same step as a state; mostly none. Cheap: called for each state.
+
+        Of an amendment, too: `previous` is then the end that it amends (`bridge.core.merge.amends`).
+
+        Args:
+            previous: The recorded state before it; None without any, or if it is not at hand.
+        """
+
+    def written(self, key: TaskKey, jobs: Sequence[Job], dropped: int) -> None:
+        """The state is recorded, and these jobs with it.
+
+        Args:
+            dropped: How many of them had no room in their queue.
+        """
+
+
+Amend = Callable[[State], State | None]
+"""Adds to an end what makes no event; None leaves it as it is. May be called again, with a newer state."""
+
+
 class Journal(Protocol):
     """Records the states of every task, in order. The only path from watchers to the hub.
 
     Ordering: offsets grow across all tasks of an epoch; followers receive events in that order.
     Cancellation: a cancelled `append` has either happened or not, never half.
+
+    Attributes:
+        planner: What plans jobs; None for no jobs.
     """
+
+    planner: JobPlanner | None
 
     @property
     def epoch(self) -> str:
@@ -89,6 +160,83 @@ class Journal(Protocol):
             NotOwner: Another process polls the task; not with `free`.
             Superseded: A newer state is recorded than the one known here until now: `latest` has it.
             JournalError: The state was not recorded, and no follower was called.
+        """
+
+    def describe(self, key: TaskKey, details: TaskDetails) -> None:
+        """Set what a task was submitted with: recorded with its next state, and kept as long as the task."""
+
+    def details(self, key: TaskKey) -> TaskDetails:
+        """What an open task was submitted with, as far as this process knows; cheap."""
+
+    async def details_of(self, keys: Sequence[TaskKey]) -> list[TaskDetails]:
+        """What each task was submitted or registered with, ended ones too; `NO_DETAILS` of unknown ones.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+
+    async def register(self, key: TaskKey, details: TaskDetails) -> None:
+        """Replace what a task that has a state is known by; durable when it returns. Sets `since`.
+
+        Raises:
+            JournalError: It was not recorded.
+        """
+
+    async def forget(self, key: TaskKey) -> bool:
+        """Delete a task with all its states; durable when it returns. Whether there was any.
+
+        Nothing is checked: the caller must know that it has ended, and that no watch of it runs.
+
+        Raises:
+            JournalError: It was not deleted.
+        """
+
+    async def listing(
+        self,
+        upstream: str,
+        account: str,
+        *,
+        tag: str = "",
+        group: str = "",
+        before: int = 0,
+        limit: int = 100,
+    ) -> list[Listed]:
+        """Tasks of one account, those first seen last come first; of a tag or a group, or of both, if given.
+
+        Costs the same for any number of tasks of others.
+
+        Args:
+            before: Only those whose place is smaller; 0 for the newest ones.
+            limit: At most 1,000.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+
+    async def places(self, keys: Sequence[TaskKey]) -> list[int]:
+        """The place of each task in listings (see `Listed`); 0 for a task without a state.
+
+        Raises:
+            JournalError: The journal cannot be read.
+        """
+
+    def follow_index(self, follower: IndexFollower) -> None:
+        """Pass to `follower` what tasks are known by, from now on."""
+
+    async def amend(self, key: TaskKey, amend: Amend) -> Event | None:
+        """Add to the end of a task what makes no event, such as where its copies are. Durable then.
+
+        The record keeps its cursor, and no viewer is sent anything. Jobs are planned as of a state.
+
+        Cancellation: it is amended or not, never half.
+
+        Returns:
+            The end as it is now; None if nothing was amended: there is no end, it is `lost`, which a real end
+            may still replace, or `amend` has left it as it is.
+
+        Raises:
+            JournalError: It was not amended, or with replicas perhaps.
+            ValueError: `amend` changed what makes an event.
         """
 
     async def latest(self, keys: Sequence[TaskKey]) -> list[Event | None]:

@@ -9,10 +9,15 @@ from collections.abc import Sequence
 
 from bridge.clock import Clock
 from bridge.core.cursor import Cursor
+from bridge.core.details import NO_DETAILS, TaskDetails, decode_details
 from bridge.core.event import Event
+from bridge.core.merge import is_ended
 from bridge.core.task import State, Status, TaskKey
-from bridge.journal.base import Recorded
+from bridge.engine.base import Job
+from bridge.engine.store.listings import Listings
+from bridge.journal.base import Amend, Listed, Recorded
 from bridge.journal.feed import Feed
+from bridge.journal.ledger import StoreLedger
 
 EVENTS_PER_TASK = 256
 EVENT_BYTES = 1500  # without documents and links
@@ -51,10 +56,13 @@ class MemoryJournal(Feed):
         self._appended_at: dict[TaskKey, float] = {}
         self._max_bytes = max_bytes
         self._bytes = 0
+        self.ledger = StoreLedger(clock)
         self._with_history: OrderedDict[TaskKey, None] = OrderedDict()
         self._first_seen: dict[TaskKey, float] = {}
-        # Of each upstream and account: the open tasks and the ended ones, unchanged for longest first.
-        self._by_account: dict[tuple[str, str], tuple[dict[TaskKey, None], dict[TaskKey, None]]] = {}
+        self._listings = Listings()
+        self._places: dict[TaskKey, int] = {}  # the offset of its first state
+        self._undescribed: set[TaskKey] = set()
+        self._listed: dict[TaskKey, bytes] = {}  # the details by which it is listed, encoded
 
     async def append(
         self,
@@ -68,9 +76,13 @@ class MemoryJournal(Feed):
         self.head += 1
         event = Event(key, Cursor(self.epoch, self.head), state, observed_at)
         events = self._tasks.get(key)
+        jobs: Sequence[Job] = ()
+        if self.planner is not None:
+            jobs = self.plan(key, events[-1].state if events else None, state)
         if events is None:
             events = self._tasks[key] = deque()
-            self._first_seen[key] = state.changed_at
+            self._first_seen[key], self._places[key] = state.changed_at, self.head
+            self._listings.add(key, self.head, None)
         else:
             self._bytes += _size(events[-1])
             self._with_history[key] = None
@@ -79,13 +91,37 @@ class MemoryJournal(Feed):
         now = self._appended_at[key] = self._clock.monotonic()
         if len(events) > EVENTS_PER_TASK:
             self._bytes -= _size(events.popleft())
-        self._sort(key, final=state.status.final)
+        self._listings.change(key, final=state.status.final)
         self._tasks.move_to_end(key)  # the first task is always the one unchanged for longest
         self._forget(now)
         while self._bytes > self._max_bytes and self._with_history:
             self._forget_oldest_event()
+        if jobs:
+            self.report_jobs(key, jobs, self.ledger.add(jobs, event.cursor.offset))
+        if self._undescribed and key in self._undescribed:  # without any there is no hash to compute
+            self._undescribed.discard(key)
+            self._list(key, self._details[key])
+        if self._details and state.status.final and state.status is not Status.LOST:
+            self._details.pop(key, None)
         self.publish(event)
         return event
+
+    async def amend(self, key: TaskKey, amend: Amend) -> Event | None:
+        """See `Journal.amend`; never waits."""
+        events = self._tasks.get(key)
+        event = events[-1] if events else None
+        if events is None or event is None or not is_ended(event.state):
+            return None
+        state = amend(event.state)
+        if state is None:
+            return None
+        jobs = self.plan_amendment(key, event.state, state, self._details_of(key))
+        # The newest event of a task is not counted in `_bytes`.
+        events[-1] = amended = event._replace(state=state)
+        if jobs:
+            self.report_jobs(key, jobs, self.ledger.add(jobs, event.cursor.offset))
+        self.publish_amended(amended)
+        return amended
 
     async def latest(self, keys: Sequence[TaskKey]) -> list[Event | None]:
         """The newest event of each task."""
@@ -124,8 +160,52 @@ class MemoryJournal(Feed):
 
     async def newest(self, upstream: str, account: str, *, final: bool, limit: int) -> Sequence[TaskKey]:
         """The tasks of one account that are open, or that have ended, newest change first."""
-        keys = self._by_account.get((upstream, account), ({}, {}))[final]
-        return list(itertools.islice(reversed(keys), limit))
+        return self._listings.newest(upstream, account, final=final, limit=limit)
+
+    async def listing(
+        self,
+        upstream: str,
+        account: str,
+        *,
+        tag: str = "",
+        group: str = "",
+        before: int = 0,
+        limit: int = 100,
+    ) -> list[Listed]:
+        """Tasks of one account, those first seen last come first."""
+        found = self._listings.first_seen(upstream, account, tag=tag, group=group, before=before, limit=limit)
+        return [Listed(place, key, self._details_of(key)) for place, key in found]
+
+    def describe(self, key: TaskKey, details: TaskDetails) -> None:
+        """Set what a task was submitted with; it is recorded with the next state."""
+        if details != self.details(key):
+            self._undescribed.add(key)
+        super().describe(key, details)
+
+    async def places(self, keys: Sequence[TaskKey]) -> list[int]:
+        """The place of each task in listings."""
+        return [self._places.get(key, 0) for key in keys]
+
+    async def details_of(self, keys: Sequence[TaskKey]) -> list[TaskDetails]:
+        """What each task was submitted or registered with."""
+        return [self._details_of(key) for key in keys]
+
+    async def register(self, key: TaskKey, details: TaskDetails) -> None:
+        """Replace what a task is known by."""
+        if key in self._tasks:
+            details = details._replace(since=self.head)
+            self._undescribed.discard(key)  # what was to be recorded with the next state is replaced too
+            status = self._tasks[key][-1].state.status
+            if not status.final or status is Status.LOST:
+                self._details[key] = details
+            self._list(key, details)
+
+    async def forget(self, key: TaskKey) -> bool:
+        """Delete a task with all its states."""
+        if key not in self._tasks:
+            return False
+        self._delete(key)
+        return True
 
     async def first_seen(self, keys: Sequence[TaskKey]) -> list[float | None]:
         """When the first state of each task was recorded."""
@@ -134,18 +214,30 @@ class MemoryJournal(Feed):
     async def close(self) -> None:
         """Do nothing: there is no storage."""
 
-    def _sort(self, key: TaskKey, *, final: bool | None) -> None:
-        """Move a task to the end of the open or of the ended ones of its account; None if it is deleted."""
-        account = (key.upstream, key.account)
-        by_end = self._by_account.get(account)
-        if by_end is None:
-            by_end = self._by_account[account] = ({}, {})
-        for keys in by_end:
-            keys.pop(key, None)
-        if final is not None:
-            by_end[final][key] = None
-        elif not any(by_end):
-            del self._by_account[account]
+    def _details_of(self, key: TaskKey) -> TaskDetails:
+        listed = self._listed.get(key)
+        return NO_DETAILS if listed is None else decode_details(listed)
+
+    def _list(self, key: TaskKey, details: TaskDetails) -> None:
+        """List a task by its tags and group, if they are not those that it is listed by."""
+        encoded, before = details.encode(), self._listed.get(key)
+        if encoded == before:
+            return
+        self._listings.relist(key, self._places[key], before, encoded)
+        self._listed[key] = encoded
+        self.publish_details(key, details)
+
+    def _delete(self, key: TaskKey) -> None:
+        self._with_history.pop(key, None)
+        events = self._tasks.pop(key)
+        self._bytes -= sum(_size(event) for event in itertools.islice(events, len(events) - 1))
+        del self._appended_at[key], self._first_seen[key]
+        self._details.pop(key, None)
+        self._undescribed.discard(key)
+        self._confirmations.pop(key, None)
+        self._listings.remove(key, self._places.pop(key), self._listed.pop(key, None))
+        self._listings.change(key, final=None)
+        self.publish_forgotten(key)
 
     def _forget(self, now: float) -> None:
         """Delete a bounded number of expired tasks.
@@ -161,12 +253,7 @@ class MemoryJournal(Feed):
             # The order is by last append: if this task stays, so do all after it.
             if not expired and len(self._tasks) <= self._max_tasks:
                 return
-            self._with_history.pop(key, None)
-            self._bytes -= sum(
-                _size(event) for event in itertools.islice(self._tasks[key], len(self._tasks[key]) - 1)
-            )
-            del self._tasks[key], self._appended_at[key], self._first_seen[key]
-            self._sort(key, final=None)
+            self._delete(key)
 
     def _forget_oldest_event(self) -> None:
         key = next(iter(self._with_history))

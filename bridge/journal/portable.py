@@ -1,7 +1,8 @@
 """The newest states of tasks as a text file, one task a line: from one journal or engine to another.
 
 The first line names the format, the last one the number of tasks, so that a file that was cut is noticed
-before anything of it is used. After the tasks comes what ended ones taught about run times.
+before anything of it is used. After the tasks comes what ended ones taught about run times, and the webhooks
+that were added while a bridge ran.
 """
 
 from __future__ import annotations
@@ -11,26 +12,40 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
+from bridge.core.details import decode_details
 from bridge.core.learned import Run
 from bridge.core.task import State, TaskKey
 from bridge.errors import InvalidRequest, JournalError
 from bridge.journal.learned import decode_run, encode_run
 from bridge.journal.sqlite.codec import decode, encode
 
-FORMAT = 2
-_READ = (1, FORMAT)  # 1: without what was learned
+FORMAT = 3
+_READ = (1, 2, FORMAT)  # 1: without what was learned; 2: without details and webhooks
 _HEAD = "taskbridge_tasks"
 _RUN = "learned"
+_WEBHOOKS = "webhooks"
 _END = "tasks"
+
+
+class TaskCopy(NamedTuple):
+    """A task as it is moved.
+
+    Args:
+        details: What it was submitted with, encoded; None for nothing.
+    """
+
+    key: TaskKey
+    state: State
+    details: bytes | None = None
 
 
 class TaskFileWriter:
     """Writes a new file, which appears under its name only when it is complete.
 
     Use as a context manager; after an error the file is deleted. Only our user can read it: it contains links
-    to results.
+    to results, and the secrets of webhooks.
 
     Raises:
         JournalError: The file exists, or cannot be written.
@@ -54,17 +69,19 @@ class TaskFileWriter:
         self._put({_HEAD: FORMAT})
         return self
 
-    def write(self, key: TaskKey, state: State) -> None:
+    def write(self, task: TaskCopy) -> None:
         """Add a task."""
-        self._put(
-            {
-                "upstream": key.upstream,
-                "account": key.account,
-                "task_id": key.task_id,
-                "state": _text(encode(state)),
-                "raw": None if state.raw is None else _text(state.raw),
-            }
-        )
+        key, state, details = task
+        fields = {
+            "upstream": key.upstream,
+            "account": key.account,
+            "task_id": key.task_id,
+            "state": _text(encode(state)),
+            "raw": None if state.raw is None else _text(state.raw),
+        }
+        if details is not None:
+            fields["details"] = _text(details)
+        self._put(fields)
         self.tasks += 1
 
     def write_run(self, upstream: str, run: Run) -> None:
@@ -73,6 +90,10 @@ class TaskFileWriter:
         if data is not None:
             self._put({_RUN: upstream, "run": data.decode()})
             self.runs += 1
+
+    def write_webhooks(self, document: bytes) -> None:
+        """Add the webhooks that were added while a bridge ran, after the tasks."""
+        self._put({_WEBHOOKS: _text(document)})
 
     def _put(self, fields: dict[str, Any]) -> None:
         try:
@@ -98,13 +119,13 @@ class TaskFileWriter:
             self._part.unlink(missing_ok=True)
 
 
-def read_tasks(path: Path) -> Iterator[tuple[TaskKey, State]]:
+def read_tasks(path: Path) -> Iterator[TaskCopy]:
     """The tasks of a file, in its order.
 
     Raises:
         JournalError: It cannot be read, is of another format, or is not complete; named with the line.
     """
-    return (found for found in _lines(path) if not isinstance(found[1], Run))
+    return (found for found in _lines(path) if isinstance(found, TaskCopy))
 
 
 def read_runs(path: Path) -> Iterator[tuple[str, Run]]:
@@ -112,10 +133,20 @@ def read_runs(path: Path) -> Iterator[tuple[str, Run]]:
 
     A run that makes no sense here, such as one of another version, is left out.
     """
-    return (found for found in _lines(path) if isinstance(found[1], Run))
+    return ((found.upstream, found.run) for found in _lines(path) if isinstance(found, _LearnedRun))
 
 
-def _lines(path: Path) -> Iterator[tuple[TaskKey, State] | tuple[str, Run]]:
+def read_webhooks(path: Path) -> bytes | None:
+    """The webhooks that were added while a bridge ran; None for none. Errors as `read_tasks`."""
+    return next((found for found in _lines(path) if isinstance(found, bytes)), None)
+
+
+class _LearnedRun(NamedTuple):
+    upstream: str
+    run: Run
+
+
+def _lines(path: Path) -> Iterator[TaskCopy | _LearnedRun | bytes]:
     try:
         with path.open(encoding="utf-8") as file:
             if not file.seekable():
@@ -127,7 +158,7 @@ def _lines(path: Path) -> Iterator[tuple[TaskKey, State] | tuple[str, Run]]:
         raise JournalError(f"{path} is not a file of tasks") from None
 
 
-def _parsed(file: IO[str], path: Path) -> Iterator[tuple[TaskKey, State] | tuple[str, Run]]:
+def _parsed(file: IO[str], path: Path) -> Iterator[TaskCopy | _LearnedRun | bytes]:
     count, ended = 0, False
     for number, line in enumerate(file, start=1):
         try:
@@ -139,7 +170,9 @@ def _parsed(file: IO[str], path: Path) -> Iterator[tuple[TaskKey, State] | tuple
             elif _RUN in fields:
                 run = decode_run(str(fields["run"]).encode())
                 if run is not None:
-                    yield str(fields[_RUN]), run
+                    yield _LearnedRun(str(fields[_RUN]), run)
+            elif _WEBHOOKS in fields:
+                yield _bytes(fields[_WEBHOOKS])
             else:
                 task = _task(fields, ended=ended)
                 count += 1
@@ -152,12 +185,17 @@ def _parsed(file: IO[str], path: Path) -> Iterator[tuple[TaskKey, State] | tuple
         raise JournalError(f"{path} is not complete: its last line is missing")
 
 
-def _task(fields: dict[str, Any], *, ended: bool) -> tuple[TaskKey, State]:
+def _task(fields: dict[str, Any], *, ended: bool) -> TaskCopy:
     if ended:
         raise ValueError("it comes after the last one")
     raw = fields["raw"]
     state = decode(_bytes(fields["state"]), None if raw is None else _bytes(raw))
-    return TaskKey.parse(f"{fields['upstream']}/{fields['task_id']}", fields["account"]), state
+    key = TaskKey.parse(f"{fields['upstream']}/{fields['task_id']}", fields["account"])
+    details = fields.get("details")
+    if details is None:
+        return TaskCopy(key, state)
+    # `since` is an offset of the history that was left.
+    return TaskCopy(key, state, decode_details(_bytes(details))._replace(since=0).encode())
 
 
 def _is_complete(tasks: Any, count: int) -> bool:

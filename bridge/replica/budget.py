@@ -310,7 +310,7 @@ class SharedBudgets:
 
 
 def _plans_are_due(shared: _Shared, now: float) -> bool:
-    planned, sent = shared.price.planned, shared.sent
+    planned, sent = shared.price.requests, shared.sent
     if not (planned or sent):
         return False
     changed = abs(planned - sent) > PLANS_PART * max(planned, sent)

@@ -13,7 +13,7 @@ from bridge.errors import EngineRefused, EngineUnavailable
 DEFAULT_ANSWERS = 2
 """A call may be sent only when the calls before it were answered: it waits for both answers."""
 
-CALL_ANSWERS = {"bury": 6, "call": 4, "census": 4, "claim": 4, "confirm": 2, "rewant": 10}
+CALL_ANSWERS = {"bury": 6, "call": 4, "census": 4, "claim": 4, "confirm": 2, "listing": 10, "rewant": 10}
 """Operations that an engine may answer with several answers, one after the other. Each may take the timeout:
 a way of 200 ms is not an outage.
 """

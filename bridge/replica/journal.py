@@ -11,12 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
+from hashlib import blake2b
 from typing import NamedTuple, Protocol
 
 from bridge.clock import Clock
 from bridge.core.cursor import Cursor
+from bridge.core.details import NO_DETAILS, TaskDetails, decode_details
 from bridge.core.event import Confirmation, Event, Notice, NoticeCode
-from bridge.core.merge import beyond
+from bridge.core.merge import amends, beyond, digest_of, is_ended
 from bridge.core.task import State, TaskKey
 from bridge.engine.base import (
     MAX_TASKS,
@@ -24,7 +26,9 @@ from bridge.engine.base import (
     Apply,
     ApplyOutcome,
     ConfirmEntry,
+    DetailsEntry,
     End,
+    ForgetEntry,
     Mode,
     NoticeEntry,
     Record,
@@ -32,18 +36,23 @@ from bridge.engine.base import (
     StateEntry,
 )
 from bridge.errors import EngineUnavailable, JournalError, NotOwner, Superseded
-from bridge.journal.base import Recorded
+from bridge.journal.base import Amend, Listed, Recorded
 from bridge.journal.feed import Feed
 from bridge.journal.sqlite.codec import decode, encode
+from bridge.replica.calls import DEFAULT_ANSWERS
 from bridge.replica.connection import Connection
 from bridge.replica.cursors import Cursors
-from bridge.replica.memory import HeldTask, TaskMemory, decode_notice, digest_of, encode_notice, end_of
-from bridge.replica.outbox import Announcement, Outbox, ReplicaAppend
+from bridge.replica.memory import HeldTask, TaskMemory, decode_notice, encode_notice, end_of, is_kept
+from bridge.replica.outbox import Announcement, Outbox, Registration, ReplicaAppend
 from bridge.replica.past import PastStates
 
 SETTLED_SECONDS = 2.0
+MAX_AMENDS = 5
 MAX_CONFIRMED = 20_000
 CONFIRM_SECONDS = 1.0
+MAX_OFFSET = 2**53 - 1
+CLOCK_ERROR_SECONDS = 1.0
+"""Of the estimate of the engine's clock, with room to spare."""
 
 _REVOKED_BY_STATE = (NoticeCode.STALLED, NoticeCode.TASK_NOT_FOUND)
 
@@ -59,7 +68,6 @@ class LoggedState(NamedTuple):
     digest: bytes
     document: bytes
     raw: bytes | None
-    amended: bool = False
 
 
 class Rights(Protocol):
@@ -76,6 +84,9 @@ class Rights(Protocol):
 
     def recorded(self, event: Event, *, ours: bool) -> None:
         """A state is recorded."""
+
+    def forgotten(self, key: TaskKey) -> None:
+        """A task was deleted."""
 
     def confirmed(self, key: TaskKey, confirmation: Confirmation) -> None:
         """The newest state was seen again by its owner."""
@@ -97,14 +108,16 @@ class SharedJournal(Feed):
         self._memory = memory
         self._clock = clock
         self._rights: Rights
-        self._outbox = Outbox(connection, clock, self._answered)
+        self._outbox = Outbox(connection, clock, self._answered, self._registered)
         self._settled_news = asyncio.Event()
         self._awaiting: dict[TaskKey, HeldTask] = {}
         # From the start of a resync until it is done, also if it takes several connections, what was missed
         # is not known here, though the log continues behind it.
         self._unsynced = False
         self._known_head = self._heard_last = 0
+        self._missed = False  # entries of the log, since the followers of the index were last called
         self._unsent: dict[TaskKey, Confirmation] = {}
+        self._forgetting: dict[TaskKey, set[asyncio.Event]] = {}
         self._cursors = Cursors(connection, clock, lambda: self.head)
         self._past = PastStates(connection, memory)
         self.judged: Callable[[ApplyOutcome], None] = lambda _: None
@@ -227,6 +240,54 @@ class SharedJournal(Feed):
         held = (self._memory.get(key) for key in keys)
         return [one.first_seen / 1e6 if one is not None and one.first_seen else None for one in held]
 
+    async def details_of(self, keys: Sequence[TaskKey]) -> list[TaskDetails]:
+        """See `Journal`: from memory, or after one question to the engine for all that are not known.
+
+        Raises:
+            EngineUnavailable: It is away, and not all are known here.
+        """
+        self._check_reached()
+        found = {}
+        unknown = [key for key in keys if not self._knows_details(key)]
+        for record in await self._connection.records(unknown):
+            self.learn(record)
+            found[record.key] = decode_details(record.details)
+        return [found[key] if key in found else self.details(key) for key in keys]
+
+    def _knows_details(self, key: TaskKey) -> bool:
+        held = self._memory.get(key)
+        return held is not None and (held.settled or held.described)
+
+    async def listing(
+        self,
+        upstream: str,
+        account: str,
+        *,
+        tag: str = "",
+        group: str = "",
+        before: int = 0,
+        limit: int = 100,
+    ) -> list[Listed]:
+        """See `Journal`: as the engine has it, which may be ahead of what was received here.
+
+        Raises:
+            EngineUnavailable: It is away.
+        """
+        before = min(max(before, 0), MAX_OFFSET)  # a client's: nothing is beyond it
+        found = await self._connection.call(
+            "listing",
+            lambda engine: engine.listing(
+                upstream, account, tag=tag, group=group, before=before, limit=limit
+            ),
+        )
+        return [Listed(one.first_seen, one.key, decode_details(one.details)) for one in found]
+
+    async def places(self, keys: Sequence[TaskKey]) -> list[int]:
+        """See `Journal`."""
+        await self.latest(keys)
+        held = (self._memory.get(key) for key in keys)
+        return [0 if one is None else one.first_seen for one in held]
+
     # Writing, see `Journal`
 
     async def append(
@@ -245,6 +306,8 @@ class SharedJournal(Feed):
         if not held.appending and (held.unrecorded or not self._connection.up):
             self._go_on(item)
         else:
+            if self.planner is not None:
+                self._add_jobs(held, item)
             held.appending.append(item.apply.stamp)
             self._outbox.put(item)
             for code in _REVOKED_BY_STATE:
@@ -270,8 +333,160 @@ class SharedJournal(Feed):
             digest=digest_of(state),
             document=encode(state),
             raw=state.raw,
+            details=held.unsent_details if held.described else None,
+            keep=free and is_kept(state),
         )
         return ReplicaAppend(apply, state, observed_at, free, base)
+
+    def _add_jobs(self, held: HeldTask, item: ReplicaAppend) -> None:
+        """Plan what is recorded with a state that is about to be sent."""
+        before = self._outbox.append_of(held.key, held.appending[-1]) if held.appending else None
+        previous = before.state if before is not None else held.state
+        jobs = self.plan(held.key, previous, item.state)
+        if jobs:
+            item.apply = item.apply._replace(jobs=jobs)
+
+    async def amend(self, key: TaskKey, amend: Amend) -> Event | None:
+        """See `Journal.amend`.
+
+        Raises:
+            EngineUnavailable: It is away, or the end is not recorded yet: it was amended or not.
+        """
+        for _ in range(MAX_AMENDS):
+            (event,) = await self.latest([key])
+            (details,) = await self.details_of([key])
+            held = self._memory.get(key)
+            if event is None or held is None or not is_ended(event.state):
+                return None
+            if held.state is not event.state:
+                continue  # amended meanwhile
+            if held.unrecorded or not self._connection.up:
+                raise EngineUnavailable(f"the end of {key.ref} is not recorded yet")
+            state = amend(event.state)
+            if state is None:
+                return None
+            jobs = self.plan_amendment(key, event.state, state, details)
+            document, before = encode(state), held.recorded_stamp
+            apply = Apply(
+                key=key,
+                mode=Mode.AMEND,
+                expect=before.version,
+                stamp=Stamp(before.version + 1, self._connection.writer),
+                end=End.ENDED,
+                # Not that of the event, which an amendment leaves: the engine takes it for a repeat.
+                digest=blake2b(document, digest_size=16).digest(),
+                document=document,
+                raw=state.raw,
+                jobs=jobs,
+            )
+            (applied,) = await self._apply(apply)
+            self.judged(applied.outcome)
+            if applied.outcome is ApplyOutcome.RECORDED:
+                self.report_recorded(apply, applied)
+                await self._connection.reached_offset(applied.offset, SETTLED_SECONDS)
+                return event._replace(state=state)
+            if applied.outcome is ApplyOutcome.FENCED:
+                raise self._session_expired()
+            # Another bridge was faster.
+            await self.ask([key])
+        raise EngineUnavailable(f"the end of {key.ref} is amended again and again")
+
+    async def _apply(self, apply: Apply) -> Sequence[Applied]:
+        session = self._connection.session
+        return await self._connection.call("apply", lambda engine: engine.apply(session, [apply]))
+
+    def describe(self, key: TaskKey, details: TaskDetails) -> None:
+        """See `Journal`."""
+        held = self._memory.ensure(key)
+        if details._replace(since=held.details.since) != held.details:
+            held.described = True
+            held.details = details
+
+    def details(self, key: TaskKey) -> TaskDetails:
+        """See `Journal`."""
+        held = self._memory.get(key)
+        return held.details if held is not None else NO_DETAILS
+
+    async def register(self, key: TaskKey, details: TaskDetails) -> None:
+        """See `Journal`: recorded by the engine, and received here, when it returns.
+
+        Raises:
+            EngineUnavailable: It is away: it was recorded or not.
+        """
+        (event,) = await self.latest([key])
+        if event is None:
+            return
+        offset, session = 0, self._connection.session
+        while not offset or offset > details.since:
+            details = details._replace(since=self._since())
+            encoded = details.encode()
+            offset = await self._connection.call(
+                "register",
+                lambda engine, encoded=encoded: engine.register(session, key, encoded),  # type: ignore[misc]
+            )
+            if not offset:
+                raise self._session_expired()
+            held = self._memory.get(key)
+            if held is not None and held.described:
+                held.details = details  # what was to be recorded with the next state is replaced too
+                held.sent_details(offset)
+        await self._connection.reached_offset(offset, SETTLED_SECONDS)
+
+    def _since(self) -> int:
+        """An offset that no entry has before the answer to a call that begins now.
+
+        A follower of a tag that was cut off with a cursor below the entry of a registration has not been sent
+        the task: `since` must not be less than that entry's offset, which only the engine knows. Offsets are
+        the engine's time, or count up from its head if that is ahead. A call that takes longer than is
+        added here fails, or is sent again. The price: a client that returns with a cursor of these seconds
+        is sent the task once more.
+        """
+        connection = self._connection
+        seconds = DEFAULT_ANSWERS * connection.times.timeout + CLOCK_ERROR_SECONDS
+        now = connection.engine_time(self._clock.monotonic())
+        return max(now, connection.head) + round(seconds * 1e6)
+
+    async def forget(self, key: TaskKey) -> bool:
+        """See `Journal`: deleted by the engine, and here, when it returns.
+
+        Raises:
+            EngineUnavailable: It is away: it was deleted or not.
+        """
+        self._check_reached()
+        session, heard = self._connection.session, asyncio.Event()
+        waiting = self._forgetting.setdefault(key, set())
+        waiting.add(heard)
+        try:
+            deleted = await self._connection.call("forget", lambda engine: engine.forget(session, key))
+            if deleted:
+                await self._clock.wait(heard, SETTLED_SECONDS)
+                if not heard.is_set():
+                    await self._forget_unheard(key)
+                return True
+        finally:
+            waiting.discard(heard)
+            if not waiting and self._forgetting.get(key) is waiting:
+                del self._forgetting[key]
+        # There was nothing, or the session was dead.
+        (record,) = await self._connection.records([key])
+        if record.version or record.details is not None:
+            raise self._session_expired()
+        self.learn(record)
+        return False
+
+    async def _forget_unheard(self, key: TaskKey) -> None:
+        """The connection broke, and the entry of a deletion may never come; the task may have begun again."""
+        try:
+            (record,) = await self._connection.records([key])
+        except EngineUnavailable:
+            self._forget(key)
+            self.publish_forgotten(key)
+        else:
+            self.learn(record)
+
+    def _session_expired(self) -> EngineUnavailable:
+        self._connection.drop("the session has expired")
+        return EngineUnavailable("the session of this bridge has expired")
 
     def _check_reached(self) -> None:
         if not self._connection.reached:
@@ -316,6 +531,11 @@ class SharedJournal(Feed):
 
     def _answered(self, item: ReplicaAppend, applied: Applied) -> None:
         self.judged(applied.outcome)
+        apply = item.apply
+        if (apply.jobs or apply.details is not None) and applied.outcome is ApplyOutcome.RECORDED:
+            self.report_recorded(apply, applied)
+        if applied.outcome is ApplyOutcome.DUPLICATE:
+            self._register(self._memory.ensure(item.key))  # the same content, recorded without it
         if applied.outcome in (ApplyOutcome.RECORDED, ApplyOutcome.DUPLICATE):
             self.when_heard(applied.offset, lambda: self._finish(item))
             return
@@ -344,6 +564,83 @@ class SharedJournal(Feed):
 
         # Its caller merges with what is recorded: that must have been received here.
         self.when_heard(offset, fail)
+        self._register(held)
+
+    def report_recorded(self, apply: Apply, applied: Applied) -> None:
+        """What was recorded with a state."""
+        if apply.jobs:
+            self.report_jobs(apply.key, apply.jobs, applied.dropped)
+        if apply.details is not None:
+            self._sent_details(apply.key, apply.details, applied.offset)
+
+    def _sent_details(self, key: TaskKey, details: bytes, offset: int) -> None:
+        held = self._memory.get(key)
+        if held is not None and held.unsent_details == details:
+            held.sent_details(offset)
+
+    def _register(self, held: HeldTask) -> None:
+        """Send what a task was submitted with, as no state takes it along."""
+        if held.described:
+            held.details = held.details._replace(since=self._since())
+            self._outbox.put(Registration(held.key, held.details.encode()))
+
+    def _registered(self, registration: Registration, offset: int) -> None:
+        held = self._memory.get(registration.key)
+        if held is not None and held.unsent_details == registration.details and offset > held.details.since:
+            self._register(held)  # it took longer than was allowed for
+        else:
+            self._sent_details(registration.key, registration.details, offset)
+
+    def described(self, entry: DetailsEntry) -> None:
+        """The log brought what a task was submitted or registered with."""
+        self._learn_details(entry.key, entry.details, entry.offset)
+
+    def _learn_details(self, key: TaskKey, details: bytes, offset: int) -> None:
+        held = self._memory.get(key)
+        if held is not None:
+            held.learn_details(details, offset)
+        if self._index_followers:
+            self.publish_details(key, decode_details(details))
+
+    def forgotten(self, entry: ForgetEntry) -> None:
+        """The log brought that a task was deleted."""
+        self._forget(entry.key)
+        self.publish_forgotten(entry.key)
+
+    def forget_outlived(self, held: HeldTask, record: Record) -> bool:
+        """Forget what is held of a task that was deleted since, while the log did not arrive; whether it was.
+
+        What was seen here alone, and after that, is of another life of the task. Followers of the index may
+        know of that life already: they receive what the task is known by now, not that it is gone.
+        """
+        if not record.forgotten or held.newest_recorded > record.forgotten:
+            return False
+        if not held.newest_recorded and (
+            held.state is None or self._connection.engine_time(held.observed_at) > record.forgotten
+        ):
+            return False
+        self._forget(held.key)
+        if record.version or record.details is not None:
+            self.publish_details(held.key, decode_details(record.details))
+        else:
+            self.publish_forgotten(held.key)
+        return True
+
+    def _forget(self, key: TaskKey) -> None:
+        """Nothing that is known of a task counts from now on."""
+        held = self._memory.get(key)
+        if held is not None:
+            for item in self._outbox.withdraw(key):
+                self._close_append(held, item)
+                item.fail(Superseded(f"{key.ref} was forgotten"))
+            self._memory.clear(key)
+        self._confirmations.pop(key, None)
+        self._unsent.pop(key, None)
+        self._awaiting.pop(key, None)
+        self._past.forget(key)
+        self._rights.forgotten(key)
+        for heard in self._forgetting.pop(key, ()):
+            heard.set()
 
     def when_heard(self, offset: int, call: Callable[[], None]) -> None:
         """Call once the log has been received up to an offset, or will not be."""
@@ -358,9 +655,12 @@ class SharedJournal(Feed):
             return
         held = self._memory.ensure(item.key)
         event = held.event(self.epoch)
+        self._close_append(held, item)
         if event is not None:
-            self._close_append(held, item)
             item.succeed(event)
+        else:
+            # Another bridge recorded the same before this one received anything of the task.
+            item.fail(Superseded(f"the same state of {item.key.ref} is recorded"))
 
     def _close_append(self, held: HeldTask, item: ReplicaAppend) -> None:
         self._outbox.done(item)
@@ -375,6 +675,7 @@ class SharedJournal(Feed):
             self._known_head = 0
         elif not self._unsynced:
             self._known_head = self._heard_last
+        self._missed |= epoch_changed or self._connection.received != self._heard_last
         self._unsynced = True
         self._awaiting.clear()
         self._memory.unsettle(epoch_changed=epoch_changed)
@@ -392,8 +693,14 @@ class SharedJournal(Feed):
             # recorded comes with the log.
             if held.awaited <= self._connection.received:
                 self._publish(held, again=True)
+        for held in self._memory:
+            if held.described and not held.unrecorded and (held.attended or held.ever_recorded):
+                self._register(held)
         self._unsynced = False
         self.returning()
+        if self._missed:
+            self._missed = False
+            self.publish_reset()
 
     def learn(self, record: Record) -> None:
         """Take in what the engine holds of a task.
@@ -401,18 +708,24 @@ class SharedJournal(Feed):
         A state that the log has not brought yet waits for it: all are reported in one order.
         """
         held = self._memory.ensure(record.key)
+        if self.forget_outlived(held, record):
+            held = self._memory.ensure(record.key)
         held.first_seen = record.first_seen
         held.ever_recorded |= record.version > 0
+        held.learn_details(record.details)
         if record.offset > self._connection.received:
             held.awaited = record.offset
             self._awaiting[record.key] = held
             self._take_notices(held, dict(record.notices))
             return
-        if record.document is not None and record.offset > held.recorded:
+        amended = record.version > held.recorded_stamp.version and record.offset == held.recorded
+        if record.document is not None and (record.offset > held.recorded or (amended and held.unrecorded)):
             news = LoggedState(
                 record.offset, record.stamp, record.end, record.digest, record.document, record.raw
             )
             self._take(held, news)
+        elif record.document is not None and amended and held.held_at:
+            self._amend(held, record.stamp, record.digest, record.document, record.raw)
         self._take_notices(held, dict(record.notices))
         if record.confirmation is not None and _is_of(record.confirmation, held):
             known = self.confirmation(record.key)
@@ -442,7 +755,12 @@ class SharedJournal(Feed):
         Args:
             record: What is recorded of the task, if the entry itself is not whole.
         """
+        if entry.details is not None:
+            self._learn_details(entry.key, entry.details, entry.offset)
         held = self._memory.get(entry.key)
+        if entry.amended:
+            self._take_amendment(held, entry, record)
+            return
         if held is None or entry.offset <= held.recorded:
             return
         document, raw = entry.document, entry.raw
@@ -452,16 +770,40 @@ class SharedJournal(Feed):
                 document, raw = record.document, record.raw
             elif not ours and not held.is_of(entry.stamp, entry.digest):
                 return  # a newer one is recorded already: that entry follows
-        news = LoggedState(
-            entry.offset, entry.stamp, entry.end, entry.digest, document or b"", raw, entry.amended
-        )
+        news = LoggedState(entry.offset, entry.stamp, entry.end, entry.digest, document or b"", raw)
         self._take(held, news)
+
+    def _take_amendment(self, held: HeldTask | None, entry: StateEntry, record: Record | None) -> None:
+        """The log brought an amendment of an end: the state held keeps its offset."""
+        if held is None or held.recorded_stamp.version >= entry.stamp.version:
+            return
+        if record is not None:
+            self.learn(record)
+        elif held.held_at and entry.document is not None:
+            self._amend(held, entry.stamp, entry.digest, entry.document, entry.raw)
+
+    def _amend(self, held: HeldTask, stamp: Stamp, digest: bytes, document: bytes, raw: bytes | None) -> None:
+        state = self._decoded(held.key, document, raw)
+        if state is None:
+            return
+        held.recorded_stamp = stamp
+        at, observed_at = held.held_at, held.observed_at
+        held.hold(state, stamp, digest, at=at, builds_on_held=True, observed_at=observed_at)
+        event = held.event(self.epoch)
+        assert event is not None
+        self.publish_amended(event)
 
     def needs_record(self, entry: StateEntry) -> bool:
         """Whether an entry can only be reported with what the record has."""
+        held = self._memory.get(entry.key)
+        if entry.amended:
+            if held is None or held.recorded_stamp.version >= entry.stamp.version:
+                return False
+            # Else what it amends was not received here, or is not what is shown.
+            follows = held.held_at and held.recorded_stamp.version + 1 == entry.stamp.version
+            return not (follows and entry.whole and entry.document is not None)
         if entry.whole and entry.document is not None:
             return False
-        held = self._memory.get(entry.key)
         if held is None or entry.offset <= held.recorded or held.is_of(entry.stamp, entry.digest):
             return False
         return entry.stamp not in held.appending
@@ -479,13 +821,25 @@ class SharedJournal(Feed):
 
     def _take(self, held: HeldTask, news: LoggedState) -> None:
         """A recorded state, in the order of the log: hold it and report it, unless more is shown already."""
+        if not (held.described and held.unrecorded):
+            self._take_state(held, news)
+            return
+        self._take_state(held, news)
+        if not held.unrecorded and held.described:
+            # Another bridge was faster: no state of this one takes along what was described here.
+            passed_over = held.passed_over
+            if passed_over is not None and passed_over[1] == held.unsent_details:
+                held.sent_details(passed_over[0])
+            else:
+                self._register(held)
+
+    def _take_state(self, held: HeldTask, news: LoggedState) -> None:
         item = self._outbox.append_of(held.key, news.stamp) if held.appending else None
         follows = not held.unrecorded and news.stamp.version == held.recorded_stamp.version + 1
-        held.recorded, held.recorded_stamp, held.ever_recorded = (
-            news.offset,
-            news.stamp,
-            True,
-        )
+        held.recorded, held.recorded_stamp, held.ever_recorded = news.offset, news.stamp, True
+        held.newest_recorded = max(held.newest_recorded, news.offset)
+        if not held.first_seen and (held.settled or news.stamp.version == 1):
+            held.first_seen = news.offset  # when the engine was asked there was none
         if held.state is not None and (
             held.is_of(news.stamp, news.digest) or (held.unrecorded and news.digest == held.digest)
         ):
@@ -494,7 +848,7 @@ class SharedJournal(Feed):
             held.lineage.add(news.stamp)
             self._pass(held, item, is_news=item is not None)
             return
-        state = item.state if item is not None else self._decoded(held.key, news)
+        state = item.state if item is not None else self._decoded(held.key, news.document, news.raw)
         if state is None:
             return
         observed_at = item.observed_at if item is not None else self._connection.monotonic(news.offset)
@@ -509,14 +863,15 @@ class SharedJournal(Feed):
             observed_at=observed_at,
         )
         held.end = news.end
-        if not news.amended:
-            self._pass(held, item, is_news=True)
+        self._pass(held, item, is_news=True)
 
     def _adopts(self, held: HeldTask, state: State, news: LoggedState) -> bool:
         """Whether a recorded state replaces an unrecorded one that is shown: only if it adds something."""
         assert held.state is not None
         if news.end is End.ENDED:
-            return True  # nothing is recorded beyond it
+            # Nothing is recorded beyond it but what amends it: that is recorded again.
+            follows = news.stamp in held.lineage and news.stamp != held.stamp
+            return not (follows and amends(state, held.state))
         if news.stamp in held.lineage and news.stamp != held.stamp:
             return False  # what is shown was made from it
         merged = beyond(held.state, state)
@@ -551,9 +906,9 @@ class SharedJournal(Feed):
         if event is not None:
             self.publish(event, again=again)
 
-    def _decoded(self, key: TaskKey, news: LoggedState) -> State | None:
+    def _decoded(self, key: TaskKey, document: bytes, raw: bytes | None) -> State | None:
         try:
-            return decode(news.document, news.raw)
+            return decode(document, raw)
         except JournalError as error:
             logger.warning("recorded state not readable", extra={"task": key.ref, "error": str(error)})
             return None
@@ -599,7 +954,9 @@ class SharedJournal(Feed):
         held.stamp, held.held_at = record.stamp, record.offset
         held.lineage.add(record.stamp)
         held.recorded, held.recorded_stamp = record.offset, record.stamp
+        held.newest_recorded = max(held.newest_recorded, record.offset)
         self._pass(held, None, is_news=state is not None)
+        self._register(held)  # no state takes it along
 
     # The engine is away
 

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from hashlib import blake2b
 
 from bridge.core.cursor import Cursor
+from bridge.core.details import NO_DETAILS, decode_details
 from bridge.core.event import Event, Notice, NoticeCode
-from bridge.core.merge import event_values
 from bridge.core.resume import shown_of
-from bridge.core.task import State, Status, TaskKey
+from bridge.core.task import Source, State, Status, TaskKey
 from bridge.engine.base import End, Stamp
 from bridge.replica.lineage import Lineage
 
@@ -34,6 +33,7 @@ class HeldTask:
         settled: Whether the engine was asked in this epoch (rule 3).
         state: The newest state reported here; None for none.
         stamp: Its own.
+        newest_recorded: The largest offset of a recorded state that was received, in any epoch; 0 for none.
         held_at: Offset at which it is recorded in this epoch; 0 for nowhere.
         ever_recorded: Whether a recorded state was received, in any epoch.
         recorded: Offset of the newest recorded state received in this epoch.
@@ -42,12 +42,17 @@ class HeldTask:
         awaited: Offset up to which the log must have been received before the task counts as settled.
         appending: Stamps of states of this process that wait for the log, oldest first.
         notices: The active ones, as recorded.
+        details: What the task was submitted with.
+        described: Whether the engine has yet to be sent that.
+        passed_over: Offset and details of the newest entry that came while `described`; None for none.
     """
 
     __slots__ = (
         "appending",
         "attended",
         "awaited",
+        "described",
+        "details",
         "digest",
         "end",
         "ever_recorded",
@@ -55,8 +60,10 @@ class HeldTask:
         "held_at",
         "key",
         "lineage",
+        "newest_recorded",
         "notices",
         "observed_at",
+        "passed_over",
         "recorded",
         "recorded_stamp",
         "settled",
@@ -69,6 +76,11 @@ class HeldTask:
         self.key = key
         self.attended = False
         self.settled = False
+        self.appending: list[Stamp] = []
+        self.clear()
+
+    def clear(self) -> None:
+        """Know nothing of the task: at first, and once it was forgotten. What is on its way stays."""
         self.state: State | None = None
         self.stamp = NO_STAMP
         self.digest = b""
@@ -78,17 +90,48 @@ class HeldTask:
         self.ever_recorded = False
         self.recorded = 0
         self.recorded_stamp = NO_STAMP
+        self.newest_recorded = 0
         self.awaited = 0
         self.first_seen = 0
         self.observed_at = 0.0
         self.notices: dict[str, bytes] = {}
-        self.appending: list[Stamp] = []
+        self.details = NO_DETAILS
+        self.described = False
+        self.passed_over: tuple[int, bytes] | None = None
         self.size = HELD_BYTES
 
     @property
     def unrecorded(self) -> bool:
         """Whether the state held is recorded nowhere in this epoch, as far as is known."""
         return self.state is not None and self.held_at == 0
+
+    @property
+    def unsent_details(self) -> bytes | None:
+        """What the engine has yet to be sent of `details`, encoded."""
+        return self.details.encode() if self.described else None
+
+    def learn_details(self, encoded: bytes | None, offset: int = 0) -> None:
+        """Take over what is recorded of `details`; an engine that lost them is sent them again.
+
+        Args:
+            offset: Of the entry of the log that brought them; 0 for those of a record.
+        """
+        if encoded is None:
+            self.described |= self.details != NO_DETAILS
+        elif not self.described:
+            details = decode_details(encoded)
+            # A record may have been read before an entry that has arrived since.
+            if offset or not self.settled or details.since >= self.details.since:
+                self.details = details
+        elif offset:
+            self.passed_over = offset, encoded  # counts if ours are recorded before them
+
+    def sent_details(self, offset: int) -> None:
+        """Those held are recorded at an offset."""
+        self.described = False
+        if self.passed_over is not None and self.passed_over[0] > offset:
+            self.details = decode_details(self.passed_over[1])
+        self.passed_over = None
 
     def is_of(self, stamp: Stamp, digest: bytes) -> bool:
         """Whether the state held is the one of this stamp and content.
@@ -188,7 +231,7 @@ class TaskMemory:
     def unsettle(self, *, epoch_changed: bool) -> None:
         """The log was interrupted: what is known may be outdated; with a new epoch, no offset counts."""
         for held in list(self._tasks.values()):
-            keeps = held.attended or held.appending or held.unrecorded
+            keeps = held.attended or held.appending or held.unrecorded or held.described
             if not keeps:
                 self.forget(held.key)
                 continue
@@ -205,6 +248,16 @@ class TaskMemory:
         if held is not None and not held.attended:
             self._take_idle(key)
             del self._tasks[key]
+
+    def clear(self, key: TaskKey) -> None:
+        """A task was forgotten. With a watch, or with states on their way, it stays, and begins again."""
+        held = self._tasks.get(key)
+        if held is None:
+            return
+        if held.attended or held.appending:
+            held.clear()
+        else:
+            self.forget(key)
 
     def attended(self) -> list[HeldTask]:
         """The tasks with a watch."""
@@ -242,16 +295,20 @@ class TaskMemory:
         self._bytes -= self._idle.pop(key, 0)
 
 
-def digest_of(state: State) -> bytes:
-    """Of the values whose change is an event: the same for the same content seen by two replicas."""
-    return blake2b(repr(event_values(state)).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
 def end_of(state: State) -> End:
     """Whether a state ends its task."""
     if not state.status.final:
         return End.OPEN
     return End.LOST if state.status is Status.LOST else End.ENDED
+
+
+def is_kept(state: State) -> bool:
+    """Whether a task with this state is watched until its end: what was submitted or registered is.
+
+    With the state itself, so that a bridge that is killed right after it has answered leaves a task that the
+    others poll.
+    """
+    return state.source is Source.SUBMIT and not state.status.final
 
 
 def standing_notices(recorded: dict[str, bytes]) -> Sequence[Notice]:

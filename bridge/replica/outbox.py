@@ -1,9 +1,10 @@
 """What this replica sends to the engine in order: states and notices.
 
-Rule 1: one call is in flight; what comes meanwhile goes with the next, up to `MAX_STATES`. The next one
-        begins no sooner than `GATHER_SECONDS` after the one before: a call costs the engine as much as
-        several states do. The first state after a pause is sent at once. A call has one state of a task at
-        most: what was made from a state that is refused must not follow the one that is recorded instead.
+Rule 1: one call is in flight; what comes meanwhile goes with the next, up to `MAX_STATES` and `MAX_BYTES`.
+        The next one begins no sooner than `GATHER_SECONDS` after the one before: a call costs the engine as
+        much as several states do. The first state after a pause is sent at once. A call has one state of a
+        task at most: what was made from a state that is refused must not follow the one that is recorded
+        instead.
 Rule 2: an append is done when the log has brought its state, not when the engine has answered: its viewers
         receive it in the order of the log, as all others do.
 Rule 3: an append whose answer is missing has happened or not. It is shown unrecorded, with its stamp, and
@@ -27,6 +28,9 @@ from bridge.errors import EngineUnavailable, JournalError
 from bridge.replica.connection import Connection
 
 MAX_ANNOUNCED = 32
+MAX_BYTES = 1024 * 1024
+"""Of one call, and of one state more: its answer must come in time, and so must those to other calls."""
+
 GATHER_SECONDS = 0.004
 """About as long as followers wait after a read: a viewer waits for the slower of both."""
 
@@ -76,26 +80,40 @@ class Announcement:
     body: bytes | None
 
 
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """What a task was submitted with, on its way without a state."""
+
+    key: TaskKey
+    details: bytes
+
+
 class Outbox:
     """Sends in order while the engine is there.
 
     Args:
         answered: Called with the engine's answers to a group of appends.
+        registered: Called with each registration that is recorded, and its offset.
     """
 
     def __init__(
-        self, connection: Connection, clock: Clock, answered: Callable[[ReplicaAppend, Applied], None]
+        self,
+        connection: Connection,
+        clock: Clock,
+        answered: Callable[[ReplicaAppend, Applied], None],
+        registered: Callable[[Registration, int], None],
     ) -> None:
         self._connection = connection
         self._clock = clock
         self._answered = answered
-        self._queue: deque[ReplicaAppend | Announcement] = deque()
+        self._registered = registered
+        self._queue: deque[ReplicaAppend | Announcement | Registration] = deque()
         self._open: dict[tuple[TaskKey, Stamp], ReplicaAppend] = {}
         self._wake = asyncio.Event()
         self._waiting: list[tuple[int, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
 
-    def put(self, item: ReplicaAppend | Announcement) -> None:
+    def put(self, item: ReplicaAppend | Announcement | Registration) -> None:
         """Send it after what is queued."""
         self._queue.append(item)
         if isinstance(item, ReplicaAppend):
@@ -154,12 +172,15 @@ class Outbox:
     async def _send_appends(self) -> None:
         group: list[ReplicaAppend] = []
         keys: set[TaskKey] = set()
-        while self._queue and len(group) < MAX_STATES:
+        size = 0
+        while self._queue and len(group) < MAX_STATES and size < MAX_BYTES:
             item = self._queue[0]
             if not isinstance(item, ReplicaAppend) or item.key in keys:
                 break
             group.append(item)
             keys.add(item.key)
+            size += len(item.apply.document) + len(item.apply.raw or b"")
+            size += sum(len(job.body) for job in item.apply.jobs)
             self._queue.popleft()
         session = self._connection.session
         states = [item.apply for item in group]
@@ -171,17 +192,24 @@ class Outbox:
             self._answered(item, applied)
 
     async def _send_announcements(self) -> None:
-        group: list[Announcement] = []
+        group: list[Announcement | Registration] = []
         while self._queue and len(group) < MAX_ANNOUNCED:
             item = self._queue[0]
-            if not isinstance(item, Announcement):
+            if isinstance(item, ReplicaAppend):
                 break
             group.append(item)
             self._queue.popleft()
         session = self._connection.session
         await asyncio.gather(*(self._announce(session, one) for one in group))
 
-    async def _announce(self, session: str, one: Announcement) -> None:
+    async def _announce(self, session: str, one: Announcement | Registration) -> None:
+        if isinstance(one, Registration):
+            offset = await self._connection.call(
+                "register", lambda engine: engine.register(session, one.key, one.details)
+            )
+            if offset:
+                self._registered(one, offset)
+            return
         await self._connection.call(
             "announce", lambda engine: engine.announce(session, one.key, one.code, one.body)
         )

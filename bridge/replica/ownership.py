@@ -20,7 +20,18 @@ from typing import Any
 from bridge.clock import Clock
 from bridge.core.event import Confirmation, Event, Notice
 from bridge.core.task import Status, TaskKey
-from bridge.engine.base import MAX_TASKS, Called, CallEntry, Owner, Record, Release, Released, Want, Wanted
+from bridge.engine.base import (
+    MAX_TASKS,
+    Called,
+    CallEntry,
+    End,
+    Owner,
+    Record,
+    Release,
+    Released,
+    Want,
+    Wanted,
+)
 from bridge.engine.ownership import KnownTask, Watches
 from bridge.errors import EngineUnavailable
 from bridge.replica.connection import Connection
@@ -242,6 +253,16 @@ class SharedOwnership:
         if stake is not None and not ours and stake.watched:
             self._watches_hear(lambda: self._watches.recorded_elsewhere(event))
 
+    def forgotten(self, key: TaskKey) -> None:
+        """A task was deleted, with its owner: a watch that still runs here polls no more."""
+        stake = self._stakes.get(key)
+        if stake is not None:
+            self._disown(stake)
+            stake.was_owned = stake.keeps = False
+            self._keeping.pop(key, None)
+            self._send_attends(key, None)
+            self._watches_hear(lambda: self._watches.forgotten(key))
+
     def confirmed(self, key: TaskKey, confirmation: Confirmation) -> None:
         """Its owner saw the newest state again."""
         self._watches_hear(lambda: self._watches.confirmed_elsewhere(key, confirmation))
@@ -267,14 +288,21 @@ class SharedOwnership:
     async def resync(self) -> list[Record]:
         """Ask about every task: what was owned may be reclaimed at once, the rest may not (rule 2).
 
+        What was seen to end here is not reclaimed: it needs no more polls, and another replica may have
+        recorded the same end, and deleted the task, which a poll would bring back.
+
         Returns:
             The records. The answers take effect with `resynced`.
         """
         self._settling = self._connection.reached
         self._answers: list[Wanted] = []
         self._found = await self._read_unknown()
-        mine = [key for key, stake in self._stakes.items() if stake.reclaims]
-        rest = [key for key, stake in self._stakes.items() if not stake.reclaims]
+        mine: list[TaskKey] = []
+        rest: list[TaskKey] = []
+        for key, stake in self._stakes.items():
+            held = self._memory.get(key)
+            ended = held is not None and held.end is End.ENDED
+            (mine if stake.reclaims and not ended else rest).append(key)
         for keys, may_own in ((mine, not self._draining), ([*rest, *self._found], False)):
             for start in range(0, len(keys), MAX_TASKS):
                 wants = [Want(key, may_own) for key in keys[start : start + MAX_TASKS]]

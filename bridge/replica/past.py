@@ -34,6 +34,11 @@ class PastStates:
         self._past.clear()
         self._bytes = 0
 
+    def forget(self, key: TaskKey) -> None:
+        """A task was deleted."""
+        for name in [name for name in self._past if name[0] == key]:
+            self._drop(name)
+
     async def history(self, keys: Sequence[TaskKey], after: int) -> Sequence[Recorded]:
         """See `Journal`."""
         received = self._connection.received

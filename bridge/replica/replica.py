@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
 from bridge.clock import Clock
 from bridge.core.task import OWN_ACCOUNT
@@ -12,8 +12,10 @@ from bridge.engine.base import (
     BudgetEntry,
     CallEntry,
     ConfirmEntry,
+    DetailsEntry,
     DocumentEntry,
     Entry,
+    ForgetEntry,
     NoticeEntry,
     Record,
     StateEntry,
@@ -47,6 +49,7 @@ class Replica:
         on_budget: Called with each such entry of the log.
         on_document: The same.
         on_up: Called whenever the engine is received again.
+        before_up: What must be known of the engine before anything is recorded on a new connection.
         on_reapplied: Called for each state recorded after an outage, with `same` or `merged`.
     """
 
@@ -81,6 +84,7 @@ class Replica:
         self.on_budget: list[Callable[[BudgetEntry], None]] = []
         self.on_document: list[Callable[[DocumentEntry], None]] = []
         self.on_up: list[Callable[[], None]] = []
+        self.before_up: list[Callable[[], Awaitable[None]]] = []
         self.on_reapplied: Callable[[str], None] = lambda _: None
         self._returning = Returning(
             self.connection,
@@ -142,6 +146,8 @@ class Replica:
 
     async def resync(self) -> None:
         """See `Following`."""
+        for prepare in self.before_up:
+            await prepare()
         self.journal.end_resync(await self.ownership.resync())
         self.ownership.resynced()
 
@@ -158,12 +164,20 @@ class Replica:
                 self.journal.noticed(entry)  # type: ignore[arg-type]
             elif kind is CallEntry:
                 self.ownership.called(entry)  # type: ignore[arg-type]
-            elif kind is BudgetEntry:
-                for on_budget in self.on_budget:
-                    on_budget(entry)  # type: ignore[arg-type]
-            elif kind is DocumentEntry:
-                for on_document in self.on_document:
-                    on_document(entry)  # type: ignore[arg-type]
+            else:
+                self._received_other(entry)
+
+    def _received_other(self, entry: Entry) -> None:
+        if isinstance(entry, DetailsEntry):
+            self.journal.described(entry)
+        elif isinstance(entry, ForgetEntry):
+            self.journal.forgotten(entry)
+        elif isinstance(entry, BudgetEntry):
+            for on_budget in self.on_budget:
+                on_budget(entry)
+        elif isinstance(entry, DocumentEntry):
+            for on_document in self.on_document:
+                on_document(entry)
 
     async def _records_for(self, entries: Sequence[Entry]) -> dict[object, Record]:
         """The records of tasks whose entries are not whole: the documents were too large for the log."""

@@ -13,14 +13,15 @@ import logging
 from collections.abc import Callable, Sequence
 
 from bridge.clock import Clock
+from bridge.core.merge import amends, digest_of
 from bridge.core.task import State, TaskKey
-from bridge.engine.base import MAX_STATES, Apply, ApplyOutcome, Mode, Record, Stamp
+from bridge.engine.base import MAX_STATES, Apply, ApplyOutcome, End, Mode, Record, Stamp
 from bridge.errors import JournalError
 from bridge.journal.sqlite.codec import decode, encode
 from bridge.replica.connection import SETTLING_SECONDS, Connection
 from bridge.replica.journal import SharedJournal
 from bridge.replica.lineage import Plan, Return, plan_return
-from bridge.replica.memory import HeldTask, TaskMemory, digest_of, end_of
+from bridge.replica.memory import HeldTask, TaskMemory, end_of, is_kept
 
 AGAIN_SECONDS = 0.25
 
@@ -87,6 +88,8 @@ class Returning:
         for held, record in zip(group, records, strict=True):
             if not held.unrecorded or record.offset > self._connection.received:
                 continue
+            if self._journal.forget_outlived(held, record):
+                continue
             planned = self._decide(held, record)
             if planned is not None:
                 applies.append(planned)
@@ -95,10 +98,11 @@ class Returning:
             return
         session = self._connection.session
         answers = await self._connection.call("apply", lambda engine: engine.apply(session, applies))
-        for how, applied in zip(hows, answers, strict=True):
+        for apply, how, applied in zip(applies, hows, answers, strict=True):
             self._journal.judged(applied.outcome)
             if applied.outcome is ApplyOutcome.RECORDED:
                 self._reapplied(how)
+                self._journal.report_recorded(apply, applied)
             elif applied.outcome is ApplyOutcome.FENCED:
                 self._connection.drop("the session has expired")
         # Its entry in the log ends it: until then it counts as unrecorded.
@@ -128,7 +132,15 @@ class Returning:
                 held, record, recorded if decision.become is Return.GIVEN_UP else None
             )
             return None
-        return _apply_of(held, record, decision, self._connection.writer)
+        # Only now: what is shown unrecorded may never be recorded as it is.
+        assert decision.state is not None
+        held.learn_details(record.details)
+        jobs = self._journal.plan(held.key, recorded, decision.state)
+        apply = _apply_of(held, record, decision, self._connection.writer)._replace(jobs=jobs)
+        if record.end is End.ENDED and amends(recorded, decision.state):
+            # Shown here, and lost by the engine: the end itself it still has.
+            return apply._replace(mode=Mode.AMEND, stamp=Stamp(record.version + 1, apply.stamp.session))
+        return apply
 
 
 def _apply_of(held: HeldTask, record: Record, decision: Plan, writer: str) -> Apply:
@@ -145,4 +157,6 @@ def _apply_of(held: HeldTask, record: Record, decision: Plan, writer: str) -> Ap
         digest=held.digest if again else digest_of(state),
         document=encode(state),
         raw=state.raw,
+        details=held.unsent_details,
+        keep=is_kept(state),
     )

@@ -38,6 +38,11 @@ _ALIAS, _REFUSED, _CALLBACKS, _OWN_KEY = "alias:", "refused:", "callbacks:", "ke
 logger = logging.getLogger(__name__)
 
 
+def is_knowledge(name: str) -> bool:
+    """Whether a small document is one of these, by its name."""
+    return name.startswith((_ALIAS, _REFUSED, _CALLBACKS, _OWN_KEY))
+
+
 class _Document(NamedTuple):
     name: str
     value: bytes

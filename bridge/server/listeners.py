@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
 import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
 from bridge.server.peers import watch_peers
 
 BACKLOG = 4096
 LISTENERS = ("bridge", "bridge operations")  # of callers; of operators, where they have their own
 SEND_BUFFER = 64 * 1024
+
+RELEASE_SECONDS = 5.0
+"""So long the workers of a killed service may keep its address: one that has just started notices late."""
+
+_RETRY_SECONDS = 0.1
+
+_Listening = TypeVar("_Listening")
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +84,24 @@ def listen_together(host: str, port: int, number: int, vanish_seconds: float = 3
             listener.close()
         raise
     return listeners
+
+
+def listen_when_released(
+    bind: Callable[[], _Listening], *, sleep: Callable[[float], None] = time.sleep
+) -> _Listening:
+    """Call `bind`, and again for some seconds while its address is in use.
+
+    Raises:
+        OSError: As `bind`.
+    """
+    for _ in range(round(RELEASE_SECONDS / _RETRY_SECONDS)):
+        try:
+            return bind()
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+        sleep(_RETRY_SECONDS)
+    return bind()
 
 
 def report_listening(listener: socket.socket, name: str, *, tls: bool, announces: bool) -> None:

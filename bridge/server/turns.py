@@ -13,7 +13,7 @@ PROBES = (b"GET /livez ", b"GET /readyz ")
 MAX_WEIGHED = 64 * 1024  # bytes
 
 
-class Waiting(Protocol):
+class WaitingConnection(Protocol):
     """A connection with bytes that it has not processed yet."""
 
     loop: asyncio.AbstractEventLoop
@@ -37,11 +37,11 @@ class RequestTurns:
 
     def __init__(self, per_turn: int = REQUESTS_PER_TURN) -> None:
         self._per_turn = per_turn
-        self._waiting: OrderedDict[str, deque[Waiting]] = OrderedDict()
+        self._waiting: OrderedDict[str, deque[WaitingConnection]] = OrderedDict()
         self._begun = self._probes = 0
         self._scheduled = False
 
-    def may_begin(self, connection: Waiting, data: bytes) -> bool:
+    def may_begin(self, connection: WaitingConnection, data: bytes) -> bool:
         """Whether a request that has just arrived begins now; if not, let it `wait`."""
         self._schedule(connection)
         if data.startswith(PROBES):
@@ -50,13 +50,13 @@ class RequestTurns:
         begun, self._begun = self._begun, self._begun + weight(data)
         return begun < self._per_turn and not self._waiting
 
-    def wait(self, connection: Waiting) -> None:
+    def wait(self, connection: WaitingConnection) -> None:
         """Continue `connection` when its turn comes."""
         address = connection.client[0] if connection.client else ""
         self._waiting.setdefault(address, deque()).append(connection)
         self._schedule(connection)
 
-    def _schedule(self, connection: Waiting) -> None:
+    def _schedule(self, connection: WaitingConnection) -> None:
         if not self._scheduled:
             self._scheduled = True
             connection.loop.call_soon(self._turn, connection.loop)
@@ -72,7 +72,7 @@ class RequestTurns:
                 self._scheduled = True
                 loop.call_soon(self._turn, loop)
 
-    def _next(self) -> Waiting:
+    def _next(self) -> WaitingConnection:
         address, connections = next(iter(self._waiting.items()))
         connection = connections.popleft()
         if connections:
@@ -81,7 +81,7 @@ class RequestTurns:
             del self._waiting[address]
         return connection
 
-    def _continue(self, connection: Waiting) -> int:
+    def _continue(self, connection: WaitingConnection) -> int:
         if connection.transport.is_closing():
             return 0
         if was_reset(connection.transport):

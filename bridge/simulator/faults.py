@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-CALLS = frozenset({"submit", "status", "sync", "cancel", "stream", "file"})
+CALLS = frozenset({"submit", "status", "status_many", "sync", "cancel", "stream", "file"})
 
 # Refusals: HTTP status, code and message, sent in the provider's own error envelope.
 REFUSALS: dict[str, tuple[int, str, str]] = {
@@ -22,7 +22,9 @@ DISTORTIONS = frozenset({"unknown-word", "regress", "flap"})
 REPLACEMENTS = frozenset(
     {"timeout", "html", "truncated", "huge", "redirect", "wrong-type", "envelope-error", "reset", "slow-body"}
 )
-NAMES = frozenset({"slow", "refuse-stream"}) | GONE | DISTORTIONS | REPLACEMENTS | set(REFUSALS)
+# Of an answer about many tasks.
+OF_MANY = frozenset({"left-out", "sick", "foreign", "doubled", "disorder"})
+NAMES = frozenset({"slow", "refuse-stream"}) | OF_MANY | GONE | DISTORTIONS | REPLACEMENTS | set(REFUSALS)
 
 # `name:number` on the command line sets this field.
 SHORT_FIELD = {
@@ -65,7 +67,7 @@ class Fault:
     @property
     def ends(self) -> bool:
         """Whether no further fault can apply to the same call."""
-        return self.name != "slow" and self.name not in DISTORTIONS
+        return self.name != "slow" and self.name not in DISTORTIONS | OF_MANY
 
 
 def parse_fault(raw: object) -> Fault:
@@ -98,6 +100,8 @@ def parse_faults(raw: object) -> tuple[Fault, ...]:
 def _default_calls(name: str) -> frozenset[str]:
     if name == "refuse-stream":
         return frozenset({"stream"})
+    if name in OF_MANY:
+        return frozenset({"status_many"})
     return frozenset({"status", "stream", "cancel"}) if name in GONE else frozenset({"status"})
 
 

@@ -17,13 +17,14 @@ from typing import Self
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
+from aiohttp.connector import SocketFactoryType
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from bridge.core.loop_time import LoopTime
 from bridge.core.secrets import SecretMask
 from bridge.dialects.base import HttpResponse, Request
-from bridge.dialects.hosts import Hosts
+from bridge.dialects.hosts import Hosts, host_of
 from bridge.errors import (
     TIMEOUT_SENTENCE,
     UnreadablePayload,
@@ -33,6 +34,7 @@ from bridge.errors import (
 )
 from bridge.sources.body_memory import BodyLimit, BodyMemory, Share
 from bridge.sources.credentials import Credential
+from bridge.sources.guard import PrivateAddress, may_be_private, public_socket
 from bridge.sources.slices import SlicedConnection, Turns, slice_connections
 from bridge.wire.sse import MAX_EVENT_BYTES
 
@@ -42,9 +44,11 @@ _CONNECT_SECONDS = 10.0
 _CONNECTING = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS)
 _MAX_WAIT_FOR_ROOM = 60.0
 _NO_LIMIT = 0
+_NO_HOSTS = Hosts(())
 _STREAM_POOL = 32 * 1024 * 1024
 _MAX_HEADER = 64 * 1024
 _MAX_HEADERS = 1024
+_TLS_PORT = 443
 _MAX_UNCHUNKED_BODY = 1024 * 1024
 MAX_MASKED_IN_LOOP = 64 * 1024
 
@@ -60,6 +64,9 @@ class Session:
         timeout_seconds: For one whole request, connecting and reading the body included.
         connections: Maximum of open connections for calls that are answered soon. Creates and streams, which
             hold theirs for longer, have connections of their own, counted by the limiter alone.
+        private_hosts: Hosts that may be at a private address. The operator's own `base_url` and the hosts
+            that a dialect names in full may be, too; those that an id chose below a wildcard may not.
+        public_only: Whether none may but `private_hosts`.
         resolver: Used instead of the system's resolver.
         bodies: How large a response may be, and the memory for reading it.
         on_lenient: Called for each response that only a lenient reading can read.
@@ -75,6 +82,8 @@ class Session:
         hosts: Hosts | None,
         timeout_seconds: float,
         connections: int,
+        private_hosts: Hosts = _NO_HOSTS,
+        public_only: bool = False,
         resolver: AbstractResolver | None = None,
         bodies: BodyLimit | None = None,
         on_lenient: Callable[[], None] | None = None,
@@ -84,6 +93,8 @@ class Session:
         self._base = base_url.rstrip("/")
         self._credential = credential
         self._hosts = hosts
+        self._private_hosts = private_hosts
+        self._public_only = public_only
         self._timeout_seconds = timeout_seconds
         self._bodies = bodies or BodyLimit()
         self._on_lenient = on_lenient
@@ -93,6 +104,11 @@ class Session:
         self._events = BodyMemory(_STREAM_POOL, largest=MAX_EVENT_BYTES)
         self._http = _client(connections, resolver, self._loop_time)
         self._long_http = _client(_NO_LIMIT, resolver, self._loop_time)
+        self._guarded_http = (
+            _client(_NO_LIMIT, resolver, self._loop_time, public_socket)
+            if public_only or (hosts is not None and hosts.wildcards)
+            else None
+        )
 
     async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
         """Send one request, once: it is never retried, so a submit cannot create two tasks.
@@ -112,7 +128,7 @@ class Session:
             # In chunks: aiohttp would hand a large body over at once and hold the event loop meanwhile.
             body = BytesIO(request.body)
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
-        http = self._long_http if request.creates else self._http
+        http = self._client_for(base_url, long=request.creates)
         try:
             async with (
                 asyncio.timeout(seconds) as deadline,
@@ -146,7 +162,7 @@ class Session:
             async with (
                 # Without this limit, interim responses (1xx) without end would be read without end.
                 asyncio.timeout(STREAM_HEAD_SECONDS) as head_deadline,
-                self._long_http.request(
+                self._client_for(base_url, long=True).request(
                     request.method,
                     url,
                     data=request.body,
@@ -188,8 +204,9 @@ class Session:
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._http.close()
-        await self._long_http.close()
+        for http in (self._http, self._long_http, self._guarded_http):
+            if http is not None:
+                await http.close()
 
     @property
     def base_url(self) -> str:
@@ -199,6 +216,26 @@ class Session:
     def base_of(self, request: Request) -> str:
         """The base URL a request is sent to."""
         return request.base_url if request.base_url and self._hosts is not None else self._base
+
+    @property
+    def origin(self) -> URL:
+        """Scheme, host and port of the base URL."""
+        return _base(self._base).origin()
+
+    def url_of(self, request: Request) -> str:
+        """The whole address that a request is sent to."""
+        return str(_url(self.base_of(request), request.path))
+
+    def credential_for(self, url: URL) -> Mapping[str, str]:
+        """The headers with the credential for a file; empty unless it is at a host of the provider itself.
+
+        Stricter than for calls, because the provider chose the URL: other hosts than the one of the base URL
+        get the credential over TLS at the usual port only.
+        """
+        named = self._hosts is not None and self._hosts.has(url.raw_host or "")
+        if url.origin() == self.origin or (named and url.scheme == "https" and url.port == _TLS_PORT):
+            return self._credential.headers()
+        return {}
 
     def hide(self, data: bytes) -> bytes:
         """Mask the secrets in what the provider sent: a stream frame, a callback.
@@ -300,6 +337,19 @@ class Session:
         protocol = connection.protocol if connection is not None else None
         return protocol.turns if isinstance(protocol, SlicedConnection) else self.turns()
 
+    def _client_for(self, base_url: str, *, long: bool) -> aiohttp.ClientSession:
+        if self._guarded_http is not None and not self._may_be_private(base_url):
+            return self._guarded_http
+        return self._long_http if long else self._http
+
+    def _may_be_private(self, base_url: str) -> bool:
+        """Whether the host is one that the operator or the author of the dialect wrote down."""
+        host = host_of(base_url) or ""
+        if may_be_private(host, self._private_hosts):
+            return True
+        named = self._hosts is not None and self._hosts.lists(host)
+        return not self._public_only and (named or base_url == self._base)
+
     def _credential_for(self, base_url: str) -> Mapping[str, str]:
         # Result links lead to hosts of other companies: they must never see the key.
         trusted = base_url == self._base or (self._hosts is not None and self._hosts.own(base_url))
@@ -344,9 +394,14 @@ async def _room(share: Share, size: int, limit: int, deadline: asyncio.Timeout |
 
 
 def _client(
-    connections: int, resolver: AbstractResolver | None, loop_time: LoopTime
+    connections: int,
+    resolver: AbstractResolver | None,
+    loop_time: LoopTime,
+    socket_factory: SocketFactoryType | None = None,
 ) -> aiohttp.ClientSession:
-    connector = aiohttp.TCPConnector(limit=connections, ttl_dns_cache=60, resolver=resolver)
+    connector = aiohttp.TCPConnector(
+        limit=connections, ttl_dns_cache=60, resolver=resolver, socket_factory=socket_factory
+    )
     slice_connections(connector, loop_time)
     return aiohttp.ClientSession(
         connector=connector,
@@ -401,14 +456,19 @@ _SWITCH_SECONDS = 0.005  # Python's default
 _MASKING_SWITCH_SECONDS = 0.001
 _switching = 0  # masking threads, of all upstreams
 
+_PRIVATE = "not called: its address is private, and `private_hosts` does not list its host"
 _LIBRARY_ERRORS = (TimeoutError, aiohttp.ClientError, OSError)
 
 
 def _our_error(error: Exception) -> UpstreamUnavailable | UpstreamTimeout | UnreadablePayload:
     # Sentences of our own: the library's contain URLs, and URLs may contain secrets.
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return UpstreamUnreachable("the upstream cannot be reached: no connection in time")
     if isinstance(error, TimeoutError):
         return UpstreamTimeout(TIMEOUT_SENTENCE)
     if isinstance(error, aiohttp.ClientConnectorError):
+        if isinstance(error.os_error, PrivateAddress):
+            return UpstreamUnreachable(_PRIVATE)
         return UpstreamUnreachable("the upstream cannot be reached")
     if isinstance(error, aiohttp.ClientResponseError):
         # Nothing that HTTP allows, or a header of more than 64 KiB; the status is the library's, not theirs.

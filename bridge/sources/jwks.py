@@ -17,8 +17,8 @@ from bridge.dialects.base import Request
 from bridge.dialects.hosts import Hosts
 from bridge.errors import UpstreamError, UpstreamUnavailable
 from bridge.sources.credentials import FixedCredential
+from bridge.sources.guard import is_written_out
 from bridge.sources.http_client import Session
-from bridge.sources.public_resolver import PublicResolver
 
 REFRESH_SECONDS = 86_400.0
 REFETCH_SECONDS = 60.0
@@ -125,27 +125,26 @@ async def fetch_fal() -> bytes:
 async def fetch_keys(url: str, private_hosts: Hosts = _NO_HOSTS) -> bytes:
     """Fetch a JWKS document. Rare, so the session lives for one request; it sends no credential.
 
-    Args:
-        private_hosts: Names that may resolve to a private address.
+    The URL is the operator's: an address in it, or `localhost`, is called as it is written. What a name leads
+    to may change, so it must be public, or in `private_hosts`.
 
     Raises:
         UpstreamError: It cannot be fetched.
     """
     parts = urlsplit(url)
-    resolver = PublicResolver(private_hosts)
     session = Session(
         f"{parts.scheme}://{parts.netloc}",
         credential=FixedCredential({}),
         hosts=None,
         timeout_seconds=FETCH_TIMEOUT_SECONDS,
         connections=1,
-        resolver=resolver,
+        private_hosts=private_hosts,
+        public_only=not is_written_out(parts.hostname or ""),
     )
     try:
         answer = await session.ask(Request(method="GET", path=parts.path or "/"))
     finally:
         await session.close()
-        await resolver.close()
     if answer.status != 200:
         raise UpstreamUnavailable("the key server did not return the JWKS", provider_status=answer.status)
     return answer.body

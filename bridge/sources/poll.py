@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from bridge.core.rate_limit import ABOUT_ONE_TASK
 from bridge.core.task import Observation, Status
 from bridge.dialects.base import HttpResponse, Request
-from bridge.errors import InvalidRequest, ResultUnavailable, TaskNotFound, UpstreamError
+from bridge.errors import (
+    CredentialRefused,
+    InvalidRequest,
+    ResultNotReady,
+    ResultUnavailable,
+    TaskNotFound,
+    UnreadablePayload,
+    UpstreamError,
+    UpstreamRefused,
+)
 from bridge.sources.upstream import Upstream
 
 JSON = "application/json"
+
+_OF_WHOLE = frozenset({"content-type", "content-length", "content-encoding", "etag"})
+"""Headers of a response about many tasks that say nothing about each."""
 
 _MAX_CACHED_BYTES = 256 * 1024
 # Sent back as it is. Anything else would break our request, or mean something else in it, as `*` does.
@@ -146,6 +160,70 @@ def _remember(upstream: Upstream, answer: HttpResponse, cache: PollCache, *, who
     content_type = answer.headers.get("content-type", JSON)
     # The constant instead of an equal string per watch.
     cache.content_type = JSON if content_type == JSON else content_type
+
+
+@dataclass(frozen=True, slots=True)
+class ManyAnswers:
+    """What one call showed of many tasks.
+
+    Args:
+        documents: By task id, JSON text in the form of the answer to a call about one task.
+        at: Monotonic seconds when it came.
+    """
+
+    answer: HttpResponse
+    documents: Mapping[str, bytes]
+    at: float
+
+
+async def poll_many(upstream: Upstream, task_ids: Sequence[str], *, may_be_empty: bool) -> ManyAnswers:
+    """Ask for many tasks at once; those that the answer does not show are left out.
+
+    Args:
+        may_be_empty: Whether a response without any of the tasks is believed.
+
+    Raises:
+        UpstreamError: The provider could not be reached, or its response shows none of the tasks.
+    """
+    call = upstream.dialect.status_many
+    assert call is not None
+    try:
+        answer = await upstream.ask("status_many", call.request(task_ids))
+        documents = upstream.dialect.read_status_many(answer, task_ids)
+        if not documents and not may_be_empty:
+            raise UnreadablePayload("the response shows none of the tasks", provider_status=answer.status)
+    except UpstreamError as error:
+        upstream.record_call("status_many", error)
+        about_one = error.provider_status in ABOUT_ONE_TASK
+        if isinstance(error, CredentialRefused) and about_one and not error.names_key:
+            # One of the tasks, or this kind of call, is refused: nothing is learned about the key.
+            raise UpstreamRefused(str(error), provider_status=error.provider_status) from error
+        raise
+    upstream.record_call("status_many")
+    return ManyAnswers(answer, documents, upstream.clock.monotonic())
+
+
+def read_one(upstream: Upstream, answers: ManyAnswers, task_id: str, cache: PollCache) -> Observation | None:
+    """What a call about many tasks showed of one; None when that is the same as its last response.
+
+    Raises:
+        UpstreamError: Only a call about this task alone decides: it is not shown, what is shown is an error
+            or cannot be read, or its result needs a further call.
+    """
+    body = answers.documents.get(task_id)
+    if body is None:
+        raise TaskNotFound("not in the response about many tasks")
+    if cache.whole and cache.body == body:
+        cache.at = answers.at
+        return None
+    answer = answers.answer
+    headers = {name: value for name, value in answer.headers.items() if name not in _OF_WHOLE}
+    alone = HttpResponse(200, headers, body, answer.url)
+    reading = upstream.dialect.read_status(alone, task_id)
+    if reading.follow is not None:
+        raise ResultNotReady("the result needs a further call")
+    _remember(upstream, alone, cache, whole=True)
+    return reading.observation
 
 
 async def find(upstream: Upstream, request: Request) -> Observation:

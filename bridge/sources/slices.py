@@ -18,6 +18,7 @@ from aiohttp.client_proto import ResponseHandler
 from bridge.clock import SystemClock, thread_seconds
 from bridge.core.loop_time import SLICE_SECONDS, ConnectionTime, LoopTime
 
+_END_OF_HEAD = b"\r\n\r\n"
 _MAX_QUEUED = 64  # messages that aiohttp has parsed and no reader has taken: an idle connection
 _PARSED_AND_READ = 2  # for tiny chunks, taking them from the buffer costs as much as parsing
 _CLOCK = SystemClock().monotonic
@@ -105,6 +106,8 @@ class SlicedConnection(ResponseHandler):
         self._held = bytearray()
         self._next: asyncio.Handle | None = None
         self._is_slowed = False
+        self._head_awaited = True
+        self._idle = False
         self._lost: tuple[BaseException | None] | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -115,13 +118,18 @@ class SlicedConnection(ResponseHandler):
             super().data_received(data)
             self.turns.bill(0, began, _PARSED_AND_READ)
             return
+        if self._idle:
+            self.close()  # a second answer, or a 408: the next request would get it as its own
+            return
         self._held += data
         if self._next is None:
             self._parse()
 
     def set_response_params(self, *args: Any, **more: Any) -> None:  # the signature differs between versions
         """A request begins: another task's response does not rest for what the one before it took."""
+        self._idle = False
         self.turns = self.turns.anew()
+        self._head_awaited = True
         super().set_response_params(*args, **more)
 
     def resume_reading(self, *args: Any, **more: Any) -> None:  # the signature differs between versions
@@ -154,20 +162,40 @@ class SlicedConnection(ResponseHandler):
 
     @property
     def should_close(self) -> bool:
-        """Whether it cannot be used for another request: it holds bytes that answer no request."""
-        return bool(self._held) or super().should_close
+        """Whether it cannot be used for another request: it holds bytes that answer no request.
+
+        aiohttp asks when a response has ended. Until the next request nothing is expected.
+        """
+        self._idle = not self._held and not super().should_close
+        return not self._idle
 
     def _parse(self) -> None:
         """One slice of what is held."""
         self._next = None
         left = SLICE_SECONDS
         while self._held and left > 0 and self._may_parse() and not self.turns.rest:
-            piece = bytes(self._held[: self.turns.piece])
+            piece = bytes(self._held[: self._size_of_piece()])
             del self._held[: len(piece)]
             began = self.turns.work()
             super().data_received(piece)
             left -= self.turns.bill(len(piece), began, _PARSED_AND_READ)
+            if self._idle and len(self):
+                self.close()  # the piece had the end of the response, and another one
+                return
         self._continue()
+
+    def _size_of_piece(self) -> int:
+        """Bytes to parse next: a head without what follows it.
+
+        aiohttp forgets a head if what it parses together with it is not valid, such as the body of a 204.
+        """
+        size = self.turns.piece
+        if self._head_awaited:
+            end = self._held.find(_END_OF_HEAD, 0, size)
+            if end >= 0:
+                self._head_awaited = False
+                return end + len(_END_OF_HEAD)
+        return size
 
     def _may_parse(self) -> bool:
         return not self._reading_paused and len(self) <= _MAX_QUEUED

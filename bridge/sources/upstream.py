@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -15,6 +15,7 @@ from typing import Self
 
 from bridge.clock import Clock
 from bridge.core.learned import LearnedRuns
+from bridge.core.many import ManyCalls
 from bridge.core.price import PollPrice
 from bridge.core.rate_limit import (
     ABOUT_ONE_TASK,
@@ -25,7 +26,7 @@ from bridge.core.rate_limit import (
     Scope,
 )
 from bridge.core.schedule import CallbackSupport, Pace
-from bridge.core.task import OWN_ACCOUNT
+from bridge.core.task import OWN_ACCOUNT, State, TaskKey
 from bridge.dialects.base import HttpResponse, Request
 from bridge.dialects.dialect import Dialect
 from bridge.errors import CredentialRefused, UpstreamError, UpstreamUnreachable
@@ -45,6 +46,9 @@ MAX_CREATE_WAIT_SECONDS = 20.0
 Where the provider has refused a create, the next one waits no longer than other calls."""
 
 logger = logging.getLogger(__name__)
+
+
+BeforeEnd = Callable[["Upstream", TaskKey, State], Awaitable[State] | None]
 
 
 def _nothing() -> None:
@@ -74,6 +78,20 @@ class UpstreamHealth:
     last_error_at: float | None = None
 
 
+@dataclass(slots=True)
+class TaskCosts:
+    """What tasks that ended here cost, for `/status`.
+
+    Args:
+        tasks: How many ended.
+        unreported: How many of them without a cost that the provider reported: they count 0.
+    """
+
+    total: float = 0.0
+    tasks: int = 0
+    unreported: int = 0
+
+
 def mark_of_key(key: str) -> str:
     """Distinguishes the keys of one upstream; too short to check a guess against."""
     return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=2).hexdigest()
@@ -91,10 +109,13 @@ class Upstream:
 
     Attributes:
         capacity_freed: Called when a call has ended; set by the poll scheduler, which may wait for that.
+        many: The calls about many tasks; None where the provider documents none.
         key_mark: Distinguishes the operator's key from the one before, see `mark_of_key`.
         key_judged: Called with each error by which the provider rejects the operator's key, and with None
             when it accepts it again.
         shared: Called with each view of an account: its limiter may be shared with other replicas.
+        before_end: Called with the end of a task that is about to be recorded. Returns None, or what
+            resolves, without failing, with what is recorded of it.
     """
 
     name: str
@@ -111,16 +132,19 @@ class Upstream:
     verifier: Verifier | None = None
     learned: LearnedRuns = field(default_factory=LearnedRuns)
     callbacks: CallbackSupport = field(default_factory=CallbackSupport)
+    costs: TaskCosts = field(default_factory=TaskCosts)
     account: str = OWN_ACCOUNT
     refused: Callable[[], None] | None = None
     tracing: Tracing = NO_TRACING
     unknown_words: set[str] = field(default_factory=set)
     health: UpstreamHealth = field(init=False)
     price: PollPrice = field(init=False)
+    many: ManyCalls | None = field(init=False, default=None)
     capacity_freed: Callable[[], None] = field(init=False, default=_nothing)
     key_mark: str = field(init=False, default="")
     key_judged: Callable[[CredentialRefused | None], None] | None = field(init=False, default=None)
     shared: Callable[[Upstream], None] | None = field(init=False, default=None)
+    before_end: BeforeEnd | None = field(init=False, default=None)
     _series: UpstreamSeries = field(init=False)
     _open_circuits: set[str] = field(init=False, default_factory=set)
     _queues: dict[CallKind, deque[asyncio.Event]] = field(init=False, default_factory=dict)
@@ -130,6 +154,12 @@ class Upstream:
         self.health = UpstreamHealth(state, self.clock.time())
         self._series = UpstreamSeries(self.metrics, self.name)
         self.price = PollPrice(self.limiter.requests_per_second)
+        self.many = self._many_calls()
+
+    def _many_calls(self) -> ManyCalls | None:
+        # Dialects of other authors may have no such call.
+        max_ids: int = getattr(self.dialect, "max_status_ids", 1)
+        return ManyCalls(max_ids, self.limiter.random) if max_ids > 1 else None
 
     @property
     def poll_price_seconds(self) -> float:
@@ -162,6 +192,7 @@ class Upstream:
         )
         view.learned, view.callbacks = LearnedRuns(self.learned), CallbackSupport()
         view.price = PollPrice(view.limiter.requests_per_second)
+        view.many = view._many_calls()  # noqa: SLF001 - an instance of this class
         view.capacity_freed, view._queues = _nothing, {}  # noqa: SLF001 - an instance of this class
         view.refused, view.key_judged = refused, None
         if self.verifier is not None and not self.verifier.published:
@@ -413,9 +444,18 @@ class Upstream:
         """Count the outcome of a call."""
         self._series.requests[call, error.outcome if error else outcome].inc()
 
-    def record_poll(self, result: str) -> None:
-        """Count a poll by its result: `changed`, `unchanged` or `failed`."""
-        self._series.polls[result].inc()
+    def record_poll(self, result: str, tasks: int = 1) -> None:
+        """Count a poll by its result, `changed`, `unchanged` or `failed`; one of each of so many tasks."""
+        self._series.polls[result].inc(tasks)
+
+    def record_cost(self, cost: float | None) -> None:
+        """Count what a task that has ended cost; None if the provider reported none."""
+        self.costs.tasks += 1
+        if cost is None:
+            self.costs.unreported += 1
+        else:
+            self.costs.total += cost
+            self.metrics.cost.labels(self.name).inc(cost)
 
     def record_stream(self, outcome: str) -> None:
         """Count how a stream ended. Not a sign of health: many providers have no streams, or cut them."""

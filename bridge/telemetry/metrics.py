@@ -6,6 +6,7 @@ No label holds a task id, an account, a user or a URL: its values are few and kn
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry, Gauge, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, UnknownMetricFamily
@@ -20,16 +21,21 @@ from bridge.telemetry.engine_metrics import EngineMetrics
 from bridge.telemetry.process import Process
 from bridge.wire.formats import FORMATS
 
-CALLS = ("status", "submit", "cancel", "stream", "alias")
+CALLS = ("status", "submit", "cancel", "stream", "alias", "status_many")
 OUTCOMES = ("ok", "not_modified", "refused", "not_found", "busy", "error", "timeout", "unreadable")
 UPSTREAM_STATES = ("VALID", "INITIALIZING", "INTERRUPTED", "OFF")  # as in `/status`
 POLL_RESULTS = ("changed", "unchanged", "failed")
 DELIVERIES = tuple(kind.label for kind in FORMATS)
 CALLBACK_RESULTS = ("accepted", "forged", "unknown_task", "challenge")
+WEBHOOK_RESULTS = ("delivered", "failed", "expired", "gone", "dropped")
+COPY_RESULTS = ("in_time", "later", "error", "failed")
+FILE_RESULTS = ("sent", "not_modified", "refused", "unavailable", "timeout", "cut", "left")
+FILE_ORIGINS = ("provider", "store", "inline")
 LEFT = "left"
 
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _REQUEST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_COPY = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)
 _RUN = (1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 1200, 1800, 3600)
 _POLLS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100, 200, 500, 1000)
 _ERROR = (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2, 5)
@@ -41,6 +47,7 @@ class Metrics:
 
     Args:
         upstreams: Names of the configured upstreams; the only values of that label.
+        cost_units: What costs are counted in, by upstream, where it is known.
 
     Attributes:
         trace_of: Set if traces are exported: returns the id (32 hex digits) of the newest trace of a task,
@@ -48,7 +55,12 @@ class Metrics:
         engine: Set by `report_engine`; None in a process that shares nothing.
     """
 
-    def __init__(self, registry: CollectorRegistry, upstreams: Iterable[str]) -> None:
+    def __init__(  # noqa: PLR0915 - one metric after the other
+        self,
+        registry: CollectorRegistry,
+        upstreams: Iterable[str],
+        cost_units: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # the library leaves it unannotated
         self.registry = registry
         self.trace_of: Callable[[str], str | None] | None = None
@@ -95,6 +107,7 @@ class Metrics:
             _ERROR,
             upstream=names,
         )
+        self.cost = declare.counter("bridge_cost_total", _cost_documentation(cost_units), upstream=names)
         self.interests = declare.gauge("bridge_interests", "Subscribers of tasks.", upstream=names)
         self.task_transitions = declare.counter(
             "bridge_task_transitions_total",
@@ -171,6 +184,68 @@ class Metrics:
         )
         self.notices = declare.counter(
             "bridge_notices_total", "Notices sent, by code.", code=[code.value for code in NoticeCode]
+        )
+
+        # Files of results
+        self.files = declare.counter(
+            "bridge_files_total",
+            "Requests for files of results, by how they ended.",
+            upstream=names,
+            result=FILE_RESULTS,
+        )
+        self.file_bytes = declare.counter(
+            "bridge_file_bytes_total",
+            "Bytes of files sent to clients, by where they were read.",
+            upstream=names,
+            origin=FILE_ORIGINS,
+        )
+        self.files_in_flight = declare.gauge(
+            "bridge_files_in_flight", "Files of results on their way through the bridge."
+        )
+
+        # Webhooks
+        self.webhook_deliveries = declare.counter(
+            "bridge_webhook_deliveries_total",
+            "Attempts to deliver to webhooks, by result; `dropped`: deliveries that ended without one.",
+            result=WEBHOOK_RESULTS,
+        )
+        self.webhook_attempt_seconds = declare.histogram(
+            "bridge_webhook_attempt_seconds", "Response time of the receivers of webhooks.", _REQUEST
+        ).labels()
+        self.webhook_waiting = declare.gauge(
+            "bridge_webhook_waiting", "Deliveries that wait for their next attempt, over all bridges."
+        )
+        self.webhook_oldest_seconds = declare.gauge(
+            "bridge_webhook_oldest_seconds",
+            "Age of the delivery that has waited for longest, except for disabled webhooks.",
+        )
+        self.webhooks_disabled = declare.gauge(
+            "bridge_webhooks_disabled", "Webhooks to which nothing is delivered, besides those of operators."
+        )
+
+        # Copies of outputs
+        self.output_copies = declare.counter(
+            "bridge_output_copies_total",
+            "Copies of outputs, by result: `in_time` for the end, `later`, attempts that failed (`error`),"
+            " copies that were given up (`failed`).",
+            result=COPY_RESULTS,
+        )
+        self.output_copy_bytes = declare.counter(
+            "bridge_output_copy_bytes_total", "Bytes of the outputs that were copied."
+        ).labels()
+        self.output_copy_seconds = declare.histogram(
+            "bridge_output_copy_seconds", "Time to copy an output, its wait for a turn included.", _COPY
+        ).labels()
+        self.output_copies_in_flight = declare.gauge(
+            "bridge_output_copies_in_flight", "Outputs that are being copied."
+        )
+        self.output_copies_waiting = declare.gauge(
+            "bridge_output_copies_waiting",
+            "Ended tasks with outputs still to be copied, over all bridges.",
+        )
+        self.output_copies_oldest_seconds = declare.gauge(
+            "bridge_output_copies_oldest_seconds",
+            "Time since the end of the task that has waited for its copies for longest.",
         )
 
         # The process
@@ -268,6 +343,12 @@ class Metrics:
                 self._per_delivery[delivery].conflated.inc(number)
 
 
+def _cost_documentation(units: Mapping[str, str]) -> str:
+    """The HELP text: a label for the unit would be one more word of providers in every query."""
+    known = ", ".join(f"{upstream} in {unit}" for upstream, unit in sorted(units.items()) if unit)
+    return f"Final costs that providers reported{f': {known}' if known else ''}."
+
+
 class _Delivery:
     """The series of one delivery, looked up once: the lookup costs more than the count."""
 
@@ -312,9 +393,9 @@ class SavedPolls(Collector):
         """Add clients that waited `seconds` in total and would have polled every `interval` seconds."""
         self._wished[upstream] += seconds / interval
 
-    def record_poll(self, upstream: str) -> None:
-        """Count one poll of the bridge."""
-        self._polls[upstream] += 1
+    def record_poll(self, upstream: str, tasks: int = 1) -> None:
+        """Count one poll of the bridge, or one of each of so many tasks."""
+        self._polls[upstream] += tasks
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         """Both families, for a scrape."""

@@ -32,8 +32,13 @@ MAX_GAUGES = frozenset(
         "bridge_engine_memory_used_bytes",
         "bridge_oldest_orphan_seconds",
         "bridge_orphans",
+        "bridge_output_copies_oldest_seconds",
+        "bridge_output_copies_waiting",
         "bridge_poll_price_factor",
         "bridge_replicas",
+        "bridge_webhook_oldest_seconds",
+        "bridge_webhook_waiting",
+        "bridge_webhooks_disabled",
     }
 )
 MIN_GAUGES = frozenset(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
 from bridge.clock import Clock
+from bridge.core.details import TaskDetails
 from bridge.core.event import Event, Notice, NoticeCode
 from bridge.core.quota import Lingering, Party
 from bridge.core.suggestion import did_you_mean
@@ -69,7 +70,9 @@ class _Audience:
 
 
 class Pool:
-    """Starts and ends watches. Satisfies `bridge.hub.hub.Interest`.
+    """Starts and ends watches.
+
+    Satisfies `bridge.hub.hub.Interest` and `bridge.journal.base.IndexFollower`.
 
     Args:
         random: Returns 0-1, for jitter.
@@ -117,6 +120,7 @@ class Pool:
                 clock,
                 adopt=self._adopt,
                 poll_now=self._called,
+                forget=self.forget,
             )
             self._ownership.report_to(self._shared)
         self._schedulers = PollSchedulers(
@@ -180,10 +184,13 @@ class Pool:
             # Its viewers reconnect in the next seconds, or never: nothing may be missed in either case.
             watcher.persistent = True
             # The journal does not say who submitted it: a task of ours must not be lost too early.
-            watcher.vouch()
+            if not watcher.watch.registered:
+                watcher.vouch()
             # The process before may have polled it just now. The first polls are spread, or a restart would
             # send thousands of requests at once.
             rate = upstream.limiter.requests_per_second or RESTORED_PER_SECOND
+            if upstream.many is not None:
+                rate *= upstream.many.max_ids
             watcher.watch.due = now + upstream.pace.min_seconds + restored[upstream.name] / rate
             self._watchers[event.key] = watcher
             scheduler.schedule(watcher)
@@ -282,7 +289,9 @@ class Pool:
         party = Party() if request is None else Party(request.caller, None if shared else request.address)
         for key in self._lingering.add(left, party):
             watcher = self._watchers.get(key)
-            if watcher is not None and not (watcher.viewers or watcher.persistent or watcher.lost):
+            if watcher is None or watcher.ending:
+                continue
+            if not (watcher.viewers or watcher.persistent or watcher.lost):
                 self._end(watcher)
 
     def keep(self, key: TaskKey, *, called_back: bool = False) -> None:
@@ -297,6 +306,59 @@ class Pool:
         if called_back:
             watcher.expect_callbacks()
         self._ownership.keep(key, called_back=called_back)
+
+    def attend(self, key: TaskKey) -> Watcher:
+        """The watch of a task that a client registers; starts one if none runs.
+
+        A 404 that is believed counts no more.
+
+        Raises:
+            UnknownUpstream: No such upstream is configured.
+            Unauthenticated: The key of the account is not registered, or the provider rejected it.
+        """
+        watcher = self._watchers.get(key)
+        if watcher is None:
+            self._missing.take(key, self._clock.monotonic())
+            return self._start(key)
+        return self._restart(watcher, believed=False) if watcher.watch.not_found else watcher
+
+    def keep_registered(self, key: TaskKey, deadline_seconds: float | None) -> None:
+        """Watch a registered task until its end; unlike one that was submitted here it may not exist.
+
+        Args:
+            deadline_seconds: Its own, from its first state on; None for that of the upstream.
+        """
+        watcher = self._watchers.get(key) or self._start(key)
+        watcher.persistent = True
+        if deadline_seconds is not None:
+            watcher.expect_end(deadline_seconds)
+        self._ownership.keep(key, called_back=False)
+
+    def forget(self, key: TaskKey) -> None:
+        """End the watch of a task that has ended: what a running poll shows is not recorded."""
+        watcher = self._watchers.get(key)
+        if watcher is not None and watcher.watch.ended:
+            self._end(watcher)
+            watcher.discard()
+
+    def described(self, key: TaskKey, details: TaskDetails) -> None:
+        """A registered task may have a deadline of its own."""
+        watcher = self._watchers.get(key)
+        if watcher is not None and details.deadline_seconds is not None:
+            watcher.expect_end(details.deadline_seconds)
+
+    def forgotten(self, key: TaskKey) -> None:
+        """A task was deleted, perhaps by another process."""
+        self.forget(key)
+
+    def reset(self) -> None:
+        """Details may have changed unheard: a watch takes its deadline from what is known now."""
+        for key in self._watchers:
+            self.described(key, self._journal.details(key))
+
+    async def finish_ends(self) -> None:
+        """Wait until the ends that are about to be recorded are; what they wait for must be over soon."""
+        await asyncio.gather(*[one.finish_end() for one in list(self._watchers.values()) if one.ending])
 
     def watcher(self, key: TaskKey) -> Watcher | None:
         """The watch of a task; None when none runs."""
@@ -539,7 +601,7 @@ class Pool:
         Args:
             lost: Number of lost tasks that are polled here, this one included.
         """
-        if watcher.viewers:
+        if watcher.viewers or watcher.ending:
             return True
         if not watcher.polls_here:
             # The process that polls it watches it to its end; until there is one, this process remembers.

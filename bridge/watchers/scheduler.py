@@ -14,6 +14,7 @@ from bridge.core.task import OWN_ACCOUNT, Status
 from bridge.errors import BridgeError
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.request_context import detach_from_request
+from bridge.watchers.together import Company
 from bridge.watchers.watcher import Watcher
 
 RETRY_AFTER_ERROR_SECONDS = 5.0
@@ -33,6 +34,10 @@ class PollScheduler:
     rate limit raises it until the plans fit, so few wait here, and none starves. First polls, of tasks
     without a state, have a share of their own (`FairShare`).
 
+    Where the provider shows many tasks with one call, a repeat takes others along (`Company`): those that are
+    due, and those that are within the shortest interval. A first poll goes alone: clients choose the ids, and
+    one that the provider refuses must not fail the polls of others.
+
     Rescheduling does not search the heaps: each entry carries the generation of its watcher, and an entry of
     an older generation is dropped when it comes to the top.
 
@@ -50,6 +55,10 @@ class PollScheduler:
         self._woken = asyncio.Event()
         self._polling: set[Watcher] = set()
         self._firsts = 0  # first polls started at this turn of the event loop
+        self._company: Company | None = None
+        self._along: dict[Watcher, list[Watcher]] = {}  # who goes along with a poll that starts
+        if upstream.many is not None:
+            self._company = Company(upstream, upstream.many, self._polling, self.schedule, self._retry_later)
         # A cancel or a submit that ends may free what a poll waits for.
         upstream.capacity_freed = self._woken.set
 
@@ -105,7 +114,10 @@ class PollScheduler:
         # One poll, then the next that is ready: a new asyncio task for each would cost a fifth of the poll.
         taken: tuple[Watcher, Permit] | None = (watcher, permit)
         while taken is not None:
-            await self._poll(*taken)
+            if self._along and (along := self._along.pop(taken[0], None)):
+                await self._poll_many([taken[0], *along], taken[1])
+            else:
+                await self._poll(*taken)
             now = self._upstream.clock.monotonic()
             taken = self._take(now)
             if taken is None or self._can_start(now):
@@ -154,7 +166,21 @@ class PollScheduler:
         # Case 2: the most urgent repeat. A half-open circuit probes with a task that a viewer waits for.
         due, _, watcher = heapq.heappop(self._ready) if not limiter.probing else self._pop_probe()
         self._first.repeat_started()
+        if self._company is not None:
+            self._take_along(watcher, now)
         return watcher, self._start(CallKind.POLL, watcher, due, now)
+
+    def _take_along(self, leader: Watcher, now: float) -> None:
+        assert self._company is not None
+        entries = self._company.gather(leader, self._ready, self._waiting, now)
+        for due, _, watcher in entries:
+            self._polling.add(watcher)
+            if due <= now:
+                self._upstream.record_wait(now - due)
+        if entries:
+            self._along[leader] = [watcher for _, _, watcher in entries]
+        else:
+            self._upstream.price.sent(1)
 
     def _end_turn(self) -> None:
         self._firsts = 0
@@ -266,6 +292,39 @@ class PollScheduler:
                 self._first.finished(permit.owner)
             self._polling.discard(watcher)
             self.schedule(watcher)
+
+    async def _poll_many(self, watchers: list[Watcher], permit: Permit) -> None:
+        assert self._company is not None
+        try:
+            polled = []
+            for watcher in watchers:
+                if watcher.over or not watcher.polls_here or watcher.generation == CANCELLED:
+                    continue  # since it was gathered
+                if self._may_poll is not None and not self._may_poll(watcher):
+                    self._retry_later(watcher, RETRY_LEASE_SECONDS)
+                    continue
+                polled.append(watcher)
+            if polled:
+                await self._company.poll(polled, permit)
+        except BridgeError as error:
+            logger.warning("poll failed", extra={"upstream": self._upstream.name, "error": str(error)})
+            self._retry_all_later(watchers)
+        except Exception:
+            logger.exception("unhandled exception in poll", extra={"upstream": self._upstream.name})
+            self._retry_all_later(watchers)
+        finally:
+            if not permit.finished:
+                self._upstream.abandon(permit)
+            for watcher in watchers:
+                if watcher in self._polling:
+                    watcher.polling = False
+                    self._polling.discard(watcher)
+                    self.schedule(watcher)
+
+    def _retry_all_later(self, watchers: Iterable[Watcher]) -> None:
+        for watcher in watchers:
+            if watcher in self._polling:
+                self._retry_later(watcher)
 
     def _retry_later(self, watcher: Watcher, seconds: float = RETRY_AFTER_ERROR_SECONDS) -> None:
         # The due time has passed: without a floor the poll would start again at once, in a tight loop.

@@ -37,6 +37,7 @@ class SharedWatches:
         watchers: The watches that run, by task.
         adopt: Starts a watch, without viewers, of a task that this process owns; raises `BridgeError`.
         poll_now: Polls a task that this process owns out of turn; starts a watch for a callback.
+        forget: Ends the watch of a task that has ended.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class SharedWatches:
         *,
         adopt: Callable[[TaskKey, Watcher | None], Watcher],
         poll_now: Callable[[TaskKey, bool], object],
+        forget: Callable[[TaskKey], None],
     ) -> None:
         self._watchers = watchers
         self._streams = streams
@@ -55,6 +57,7 @@ class SharedWatches:
         self._clock = clock
         self._adopt = adopt
         self._poll_now = poll_now
+        self._forget = forget
         self._cut_off_since: float | None = None
         self._given_up: OrderedDict[TaskKey, tuple[Watcher, float]] = OrderedDict()
 
@@ -86,6 +89,10 @@ class SharedWatches:
         watcher = self._watchers.get(event.key)
         if watcher is not None:
             watcher.recorded_elsewhere(event)
+
+    def forgotten(self, key: TaskKey) -> None:
+        """The task was deleted; it may have begun again since."""
+        self._forget(key)
 
     def confirmed_elsewhere(self, key: TaskKey, confirmation: Confirmation) -> None:
         """The owner saw the newest state again."""

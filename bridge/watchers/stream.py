@@ -91,7 +91,8 @@ class StreamFollower:
             trusted = [observation for observation in observations if self._is_trusted(observation)]
             if trusted:
                 await self.watcher.take_pushed(trusted)
-                self.watcher.polled_once.set()
+                if not self.watcher.ending:
+                    self.watcher.polled_once.set()
             return any(observation.status.final for observation in trusted)
 
         try:

@@ -12,17 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from bridge.core.cursor import Cursor
+from bridge.core.details import NO_DETAILS, TaskDetails
 from bridge.core.event import Event
 from bridge.core.merge import unknown
 from bridge.core.rate_limit import CallKind
 from bridge.core.task import Observation, Source, Status, TaskKey, check_task_id
 from bridge.dialects.base import HttpResponse, Request, Submission
+from bridge.dialects.values import object_from
 from bridge.errors import (
     BridgeError,
     Conflict,
@@ -42,18 +44,41 @@ from bridge.journal.base import Journal
 from bridge.sources.accounts import callback_secret
 from bridge.sources.poll import PollCache, WithoutResult, find, poll
 from bridge.sources.upstream import Upstream
+from bridge.spend.limits import SpendHold, SpendLimits
 from bridge.telemetry.request_context import current_request
 from bridge.watchers.pool import Pool
 
 ANONYMOUS = "anonymous"  # in the log, where callers are not asked who they are
 RESTARTING_SENTENCE = "the bridge is restarting; nothing was submitted"
 RESTARTING_RETRY_SECONDS = 5.0
+BACKGROUND_SECONDS = 1.0
+"""How long `close` waits for what no client waits for."""
+
+_MAX_READ_BODY = 64 * 1024
+
 MAY_EXIST = "the task may have been created; check at the provider before you submit it again"
 
 # After these errors of a submit call the task may exist. `UpstreamUnreachable`, a subclass, is the exception.
 UNCERTAIN = (UpstreamTimeout, UpstreamUnavailable, UnreadablePayload)
 
+ANOTHERS_SENTENCE = "the provider answered with an older task, which the credential does not cover"
+
 Result = TypeVar("Result")
+Covered = Callable[[TaskKey, TaskDetails], bool]
+"""Whether a caller may read a task with these details."""
+
+
+def may_exist(error: UpstreamError) -> bool:
+    """Whether a submit that ended so may have created a task.
+
+    A 4xx, a 503 that names when to try again, and a code that the dialect knows as a refusal: surely not.
+    """
+    if error.may_exist:
+        return True
+    if isinstance(error, UpstreamUnreachable) or not isinstance(error, UNCERTAIN):
+        return False
+    return not 400 <= (error.provider_status or 500) < 500
+
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +91,14 @@ class Forwarded:
         key: The submitted task; None for a cancel, or if the response was an error.
         event: Its newest state.
         error: The error the response was classified as, if any.
+        details: What is kept with the task.
     """
 
     response: HttpResponse
     key: TaskKey | None = None
     event: Event | None = None
     error: BridgeError | None = None
+    details: TaskDetails = NO_DETAILS
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +107,20 @@ class _SubmitCall:
 
     Args:
         called_back: Whether our callback address was added.
+        details: What the client said about the task.
+        covered: Which tasks the client may read that exist already; None for all.
+        head: The newest offset before it was sent: what was recorded until then is not a task of this submit.
+        spender: The caller whose spend counts; None where it is not counted.
     """
 
     upstream: Upstream
     submission: Submission
     request: Request
     called_back: bool
+    details: TaskDetails
+    covered: Covered | None
+    head: int
+    spender: str | None = None
 
 
 class Submitter:
@@ -94,46 +129,122 @@ class Submitter:
     Args:
         callback_url: The address at which providers reach this bridge, without a trailing slash; None if they
             cannot.
+        spend: What callers may spend; None where nothing is counted.
+
+    Attributes:
+        ended_before: Called with the end of a task that may have been recorded before its details were known.
     """
 
-    def __init__(self, pool: Pool, journal: Journal, *, callback_url: str | None = None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        journal: Journal,
+        *,
+        callback_url: str | None = None,
+        spend: SpendLimits | None = None,
+    ) -> None:
         self._pool = pool
+        self._spend = spend
         self._journal = journal
         self._callback_url = callback_url
+        self.ended_before: Callable[[Event, TaskDetails], Awaitable[None]] = _ignore
         self._running: set[asyncio.Task[Any]] = set()
+        self._background: set[asyncio.Task[Any]] = set()
         self._draining = False
         self._stopped = asyncio.Event()
         self._last_seconds = 0.0
 
-    async def submit(self, upstream: Upstream, submission: Submission) -> tuple[TaskKey, Event]:
+    def has_callback(self, upstream: Upstream) -> bool:
+        """Whether the bridge asks this upstream to call it back."""
+        return self._callback_url is not None and upstream.callback_secret is not None
+
+    async def submit(
+        self,
+        upstream: Upstream,
+        submission: Submission,
+        details: TaskDetails = NO_DETAILS,
+        covered: Covered | None = None,
+        spender: str | None = None,
+    ) -> tuple[TaskKey, Event]:
         """Submit a task and watch it until its end.
+
+        Args:
+            details: Kept with the task. A callback address of the client that is also `details.webhook` is
+                replaced by ours, if the bridge has one: its receiver gets our deliveries.
+            covered: Which tasks the caller may read; None for all of the upstream. By the client's own id a
+                provider can answer with another caller's task, which this caller must not get.
+            spender: The caller whose spend counts.
+            spender: The caller whose spend counts.
 
         Cancellation: once the call was sent, its response is still read and recorded, and the task watched.
 
         Raises:
-            Conflict: The provider has no submit call.
+            Conflict: The provider has no submit call, or answered with a task that is not covered.
             InvalidRequest: An option is missing, malformed or unknown.
             Overloaded: The bridge is restarting; nothing was sent.
+            SpendLimitExceeded: The caller has spent what it may today; nothing was sent.
             UpstreamError: The provider created no task; or it may have, and then the message states it.
         """
-        call = self._prepare(upstream, submission)
+        call = self._prepare(upstream, submission, details, covered, spender)
         return await self._run_to_completion(_logged("submit", upstream.name, self._submit(call)))
 
-    async def forward_submit(self, upstream: Upstream, submission: Submission) -> Forwarded:
+    async def forward_submit(
+        self,
+        upstream: Upstream,
+        submission: Submission,
+        details: TaskDetails = NO_DETAILS,
+        covered: Covered | None = None,
+        spender: str | None = None,
+    ) -> Forwarded:
         """Submit a task and watch it until its end, without rule 1's recovery: the client sees the response.
+
+        Args:
+            details: As for `submit`.
+            covered: As for `submit`.
+            spender: As for `submit`.
 
         Cancellation: as `submit`.
 
         Raises:
-            Conflict: The provider has no submit call.
+            Conflict: The provider has no submit call, or answered with a task that is not covered.
             InvalidRequest: An option is missing, malformed or unknown.
             Overloaded: The bridge is restarting; nothing was sent.
+            SpendLimitExceeded: The caller has spent what it may today; nothing was sent.
             UpstreamUnavailable: The provider cannot be reached, or its response is incomplete.
             UpstreamTimeout: The provider did not respond in time.
             UnreadablePayload: Its response is too large.
         """
-        call = self._prepare(upstream, submission)
+        call = self._prepare(upstream, submission, details, covered, spender)
         return await self._run_to_completion(_logged("submit", upstream.name, self._forward_submit(call)))
+
+    async def find_submitted(
+        self,
+        upstream: Upstream,
+        submission: Submission,
+        details: TaskDetails,
+        covered: Covered | None = None,
+    ) -> TaskKey | None:
+        """The task of a submit whose outcome is unknown, by the client's own id; it is watched from now on.
+
+        None where the provider shows none, or does not respond; and where the client gave the task no id by
+        which this provider finds it.
+
+        Raises:
+            Conflict: It finds a recorded task that is not covered.
+        """
+        request = _own_id_request(upstream, submission)
+        if request is None:
+            return None
+        try:
+            async with upstream.acquire(CallKind.CONTROL):
+                observation = await find(upstream, request)
+                key = _submitted_key(upstream, observation)
+        except UpstreamError:
+            return None
+        head = self._journal.head
+        call = _SubmitCall(upstream, submission, request, False, details, covered, head)
+        await self._watch_submitted(call, key, observation)
+        return key
 
     async def cancel(self, key: TaskKey) -> Event:
         """Ask the provider to cancel a task; its newest state, which may not be `cancelled` yet.
@@ -192,38 +303,138 @@ class Submitter:
             for call in late:
                 call.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+        if self._background:
+            _, late = await asyncio.wait(
+                self._background, timeout=min(self._last_seconds, BACKGROUND_SECONDS)
+            )
+            for call in late:
+                call.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
-    async def _run_to_completion(self, call: Coroutine[Any, Any, Result]) -> Result:
-        """Run in a task of its own, which the client's disconnect does not cancel (rule 2)."""
+    def start(self, call: Coroutine[Any, Any, Result], *, drained: bool = True) -> asyncio.Task[Result]:
+        """Run in a task of its own, which the client's disconnect does not cancel (rule 2).
+
+        Args:
+            drained: Whether a drain waits for it; else `close` cancels it.
+        """
         task = asyncio.ensure_future(call)
         # asyncio keeps weak references only: an unreferenced task could be collected while it runs
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return await asyncio.shield(task)
+        tasks = self._running if drained else self._background
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+        return task
 
-    def _prepare(self, upstream: Upstream, submission: Submission) -> _SubmitCall:
+    async def _run_to_completion(self, call: Coroutine[Any, Any, Result]) -> Result:
+        return await asyncio.shield(self.start(call))
+
+    def _prepare(
+        self,
+        upstream: Upstream,
+        submission: Submission,
+        details: TaskDetails,
+        covered: Covered | None,
+        spender: str | None,
+    ) -> _SubmitCall:
         if self._draining:
             raise Overloaded(RESTARTING_SENTENCE, retry_after=RESTARTING_RETRY_SECONDS)
-        sent = submission
+        sent, instead = submission, False
         if self._callback_url is not None and upstream.callback_secret is not None:
             secret = quote(callback_secret(upstream.callback_secret, upstream.account), safe="")
             url = f"{self._callback_url}/v1/callbacks/{upstream.name}/{secret}"
-            sent = upstream.dialect.with_callback(submission, url)
+            own = None if details.webhook is None else upstream.dialect.callback_in(submission)
+            instead = own is not None and own == details.webhook
+            sent = upstream.dialect.with_callback(submission, url, instead=instead)
         request = upstream.dialect.submit_request(sent)
         if request is None:
             raise Conflict(f"the upstream {upstream.name!r} has no submit call")
-        # the dialect keeps a callback address of the client's own: then ours is not called
-        return _SubmitCall(upstream, submission, request, called_back=sent != submission)
+        # The dialect keeps a callback address of the client's own: then ours is not called. Where ours
+        # replaces it, options of the client beside it (which events, signed with what) may still keep calls
+        # from us.
+        called_back = sent != submission and not instead
+        head = self._journal.head
+        return _SubmitCall(upstream, submission, request, called_back, details, covered, head, spender)
 
     async def _submit(self, call: _SubmitCall) -> tuple[TaskKey, Event]:
+        call, hold = await self._hold_cost(call)
+        try:
+            key, event = await self._recovered(call)
+        except BridgeError as error:
+            await self._release_unless_created(hold, error)
+            raise
+        await self._count_cost(call, hold, key, event)
+        return key, event
+
+    async def _hold_cost(self, call: _SubmitCall) -> tuple[_SubmitCall, SpendHold | None]:
+        """The submit with what it holds of its caller's daily spend.
+
+        Raises:
+            SpendLimitExceeded: Nothing is left of it.
+            JournalError: It cannot be read what is left; nothing was sent.
+        """
+        if self._spend is None or call.spender is None or call.upstream.name not in self._spend.limits:
+            return call, None
+        hold = await self._spend.hold(call.upstream.name, call.spender, _model_of(call.submission))
+        if hold is None:
+            return call, None
+        return replace(call, details=call.details._replace(spend=hold.name)), hold
+
+    async def _release_unless_created(self, hold: SpendHold | None, error: BridgeError) -> None:
+        if self._spend is None or hold is None or (isinstance(error, UpstreamError) and may_exist(error)):
+            return
+        await self._spend.release(hold)
+
+    async def _count_cost(
+        self, call: _SubmitCall, hold: SpendHold | None, key: TaskKey, event: Event
+    ) -> None:
+        """Hold what the answer says that the task costs, as long as it runs."""
+        if self._spend is None or hold is None:
+            return
+        if event.cursor.offset:
+            try:
+                (details,) = await self._journal.details_of([key])
+            except JournalError:
+                return  # the end settles it
+            if details.spend != hold.name:
+                await self._spend.release(hold)  # the provider answered with a task that another submit pays
+                return
+        if not event.state.status.final:
+            await self._spend.estimated(hold, event.state, _model_of(call.submission))
+            try:
+                (latest,) = await self._journal.latest([key])
+            except JournalError:
+                return
+            event = latest or event
+        if event.state.status.final:
+            # It may have ended before it was known whose it is, and then no job settles it; or while the
+            # estimate was written, perhaps over its final cost.
+            await self._spend.ended(hold, event.state)
+
+    async def _recovered(self, call: _SubmitCall) -> tuple[TaskKey, Event]:
         try:
             return await self._send_and_record(call)
         except UpstreamUnreachable:
             raise
         except UNCERTAIN as error:
-            return await self._recover(call, error)
+            try:
+                return await self._recover(call, error)
+            except UpstreamError as last:
+                last.may_exist = may_exist(error)  # what was sent first is not undone by how this ended
+                raise
 
     async def _forward_submit(self, call: _SubmitCall) -> Forwarded:
+        call, hold = await self._hold_cost(call)
+        try:
+            forwarded = await self._forwarded(call)
+        except BridgeError as error:
+            await self._release_unless_created(hold, error)
+            raise
+        if forwarded.error is not None:
+            await self._release_unless_created(hold, forwarded.error)
+        elif forwarded.key is not None and forwarded.event is not None:
+            await self._count_cost(call, hold, forwarded.key, forwarded.event)
+        return forwarded
+
+    async def _forwarded(self, call: _SubmitCall) -> Forwarded:
         response: HttpResponse | None = None
         try:
             async with call.upstream.acquire(CallKind.CREATE):
@@ -233,7 +444,8 @@ class Submitter:
             if response is None:
                 raise
             return Forwarded(response, error=error)
-        return Forwarded(response, key, await self._watch_submitted(call, key, observation))
+        event = await self._watch_submitted(call, key, observation)
+        return Forwarded(response, key, event, details=call.details)
 
     async def _send_submit(self, call: _SubmitCall) -> HttpResponse:
         if self._stopped.is_set():
@@ -250,12 +462,7 @@ class Submitter:
 
     async def _recover(self, call: _SubmitCall, error: UpstreamError) -> tuple[TaskKey, Event]:
         """Find the task by the client's own id (rule 1); without one it stays unknown whether it exists."""
-        dialect = call.upstream.dialect
-        alias = dialect.client_id(call.submission)
-        try:
-            request = dialect.alias_request(alias) if alias is not None else None
-        except InvalidRequest:
-            request = None  # it is harmless in a body only
+        request = _own_id_request(call.upstream, call.submission)
         responded = error.provider_status is not None
         if request is None:
             raise error if responded and not _accepted(error) else _uncertain(error) from error
@@ -276,14 +483,74 @@ class Submitter:
         if observation.status is Status.COMPLETED and not observation.outputs:
             # recorded as completed it would end without a result; unknown, the next poll brings the result
             observation = replace(observation, status=Status.UNKNOWN)
+        if observation.status is Status.UNKNOWN and observation.upstream_status is None:
+            # It was accepted. As unknown it would look like a registered task that no source has shown
+            # (`core.merge.is_unseen`), and two 404s of a provider that lists tasks late would delete it.
+            observation = replace(observation, status=Status.QUEUED)
+        if call.covered is not None and await self._is_anothers(key, call.covered, call.head):
+            raise Conflict(ANOTHERS_SENTENCE)
         try:
-            event = await self._pool.show(key, observation, Source.SUBMIT)
+            if call.details == NO_DETAILS:
+                event = await self._pool.show(key, observation, Source.SUBMIT)
+            else:
+                event = await self._show_described(key, observation, call.details)
         except JournalError as error:
             logger.warning("submitted task not recorded yet", extra={"task": key.ref, "error": str(error)})
             event = None
         finally:
             self._pool.keep(key, called_back=call.called_back)
         return event or self._placeholder(key)
+
+    async def _is_anothers(self, key: TaskKey, covered: Covered, head: int) -> bool:
+        """Whether a task was recorded before its submit was sent, and is none that the caller may read.
+
+        A callback may record a new task before the answer to its submit was read: that one is the caller's.
+        """
+        try:
+            recorded = await self._journal.history([key], 0)
+            if not recorded or recorded[0].offset > head:
+                return False
+            (details,) = await self._journal.details_of([key])
+        except JournalError:
+            return False  # the task exists and was paid for; what is not at hand cannot be shown either
+        return not covered(key, details)
+
+    async def _show_described(
+        self, key: TaskKey, observation: Observation, details: TaskDetails
+    ) -> Event | None:
+        """Record the task with its details; a callback or another submit may have recorded its end before."""
+        try:
+            (known,) = await self._journal.latest([key])
+        except JournalError:
+            self._describe(key, details)  # for the state that is recorded once the journal is back
+            raise
+        ended_before = known is not None and known.state.status.final
+        if known is not None:
+            # Not with its next state: there may be none, or none soon.
+            await self._register(key, details)
+        else:
+            self._describe(key, details)
+        event = await self._pool.show(key, observation, Source.SUBMIT)
+        if known is None and event is not None and event.state.source is not Source.SUBMIT:
+            await self._register(key, details)  # a callback was faster: recorded without them
+        if event is None or not event.state.status.final:
+            return event
+        by_another = not observation.status.final or event.state.source is not Source.SUBMIT
+        if ended_before or by_another:
+            # Perhaps it was recorded without them. If not, the receiver gets the same delivery again.
+            await self.ended_before(event, details)
+        return event
+
+    async def _register(self, key: TaskKey, details: TaskDetails) -> None:
+        """Add what this submit says to what a recorded task is known by."""
+        (before,) = await self._journal.details_of([key])
+        joined = before.joined(details)
+        if joined != before._replace(since=0):
+            await self._journal.register(key, joined)
+
+    def _describe(self, key: TaskKey, details: TaskDetails) -> None:
+        # A provider may answer with a task that another submit has created: both receivers get its end.
+        self._journal.describe(key, self._journal.details(key).joined(details))
 
     async def _cancel(self, key: TaskKey) -> Event:
         forwarded = await self._forward_cancel(key)
@@ -458,6 +725,23 @@ def _read_cancelled(upstream: Upstream, key: TaskKey, response: HttpResponse) ->
     return observation if observation.status.final and complete else None
 
 
+def _model_of(submission: Submission) -> str | None:
+    """The model that a submit names in its body or options, as nearly all providers call it."""
+    model: object = submission.options.get("model")
+    if model is None and len(submission.body) <= _MAX_READ_BODY:
+        model = (object_from(submission.body) or {}).get("model")
+    return model if isinstance(model, str) else None
+
+
+def _own_id_request(upstream: Upstream, submission: Submission) -> Request | None:
+    """The call that finds the task by the client's own id; None without an id or such a call."""
+    alias = upstream.dialect.client_id(submission)
+    try:
+        return upstream.dialect.alias_request(alias) if alias is not None else None
+    except InvalidRequest:
+        return None  # it is harmless in a body only
+
+
 def _accepted(error: UpstreamError) -> bool:
     """Whether the provider accepted the call with a response the dialect cannot read."""
     return isinstance(error, UnreadablePayload) and (error.provider_status or 500) < 300
@@ -473,3 +757,7 @@ def _uncertain(error: UpstreamError) -> UpstreamError:
     )
     uncertain.retryable = False
     return uncertain
+
+
+async def _ignore(event: Event, details: TaskDetails) -> None:
+    """Nothing is delivered."""

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 
 from bridge.core.estimate import PLAUSIBLE_SECONDS, RememberedEstimate
 from bridge.core.event import Confirmation, Event, Notice, NoticeCode
 from bridge.core.forecast import Forecast
 from bridge.core.learned import TaskKind
+from bridge.core.many import MAX_ALONE
+from bridge.core.merge import is_unseen
 from bridge.core.rate_limit import Permit
 from bridge.core.schedule import CallbackSupport
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, State, Status, TaskKey
@@ -26,6 +28,7 @@ from bridge.errors import (
     InvalidRequest,
     JournalError,
     NotOwner,
+    ResultNotReady,
     Superseded,
     TaskNotFound,
     UpstreamError,
@@ -35,7 +38,15 @@ from bridge.errors import (
     without_frames,
 )
 from bridge.journal.base import Journal
-from bridge.sources.poll import JSON, CachedResponse, PollCache, WithoutResult, poll
+from bridge.sources.poll import (
+    JSON,
+    CachedResponse,
+    ManyAnswers,
+    PollCache,
+    WithoutResult,
+    poll,
+    read_one,
+)
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.request_context import Trace, current_request
 from bridge.watchers.missing import BELIEVED_SECONDS
@@ -69,6 +80,7 @@ class Watcher:
         ownership: Decides whether this process polls the task.
 
     Attributes:
+        alone: So many of its next polls are of this task alone, not with others in one call.
         role: What this process does for the task.
         polls_here: Whether it polls the task and follows the provider's stream of it.
         offset: Of the newest recorded state known here; 0 for none.
@@ -82,6 +94,7 @@ class Watcher:
             started one; minus infinity before the first.
         polled_once: Set once something is known of the task: a state, or why there is none.
         polls: Number of polls so far.
+        ending: Whether its end is about to be recorded, once what comes before it is done.
         error: Why the last poll failed; None after a successful one.
         origin: The trace of the request that submitted the task; None when it carried none.
         shown_at: Monotonic seconds when the provider last showed the task to this credential; minus infinity
@@ -96,19 +109,26 @@ class Watcher:
         "_called_at",
         "_called_back",
         "_changed",
+        "_costs_now",
+        "_deadline",
+        "_deadline_seconds",
+        "_end_task",
         "_estimated",
         "_forecast",
         "_heard_at",
         "_hydrated",
         "_journal",
         "_kind",
+        "_left_out",
         "_ownership",
         "_poll_done",
         "_started_at",
         "_status_since",
         "_vouched_at",
+        "alone",
         "asked_by",
         "asked_until",
+        "ending",
         "error",
         "generation",
         "key",
@@ -145,7 +165,7 @@ class Watcher:
         self.polls_here = not ownership.shared
         self.role = Role.ASKING if ownership.shared else Role.OWNING
         self.offset = 0
-        self.newcomer = self.recheck = False
+        self.newcomer = self.recheck = self.ending = False
         self._ownership = ownership
         self._call_at: float | None = None
         self._called_at = self._heard_at = float("-inf")
@@ -160,7 +180,8 @@ class Watcher:
         self.source = Source.POLL
         self.polled_once = asyncio.Event()
         self.polling = False
-        self.polls = 0
+        self.polls = self.alone = self._left_out = 0
+        self._costs_now = False
         self.origin: Trace | None = None
         self.polled_at = self.shown_at = float("-inf")
         self.error: BridgeError | None = None
@@ -173,13 +194,19 @@ class Watcher:
         self._callbacks: CallbackSupport | None = None
         self._vouched_at: float | None = None
         self._called_back = False
+        self._deadline: float | None = None
+        self._deadline_seconds: float | None = None
         self._forecast = Forecast(random, self.left_at)
         self._kind = TaskKind(*upstream.dialect.kind_of(key.task_id))
         self._estimated = RememberedEstimate()
         self._poll_done: asyncio.Event | None = None
+        self._end_task: asyncio.Task[None] | None = None
         self.watch = self._begin(random, None)
 
     def _begin(self, random: Callable[[], float], known: State | None) -> Watch:
+        registered = known is not None and is_unseen(known)
+        if registered:
+            known = None  # no source has shown the task: two 404s mean that it does not exist
         watch = Watch(
             pace=self.upstream.pace,
             learned=self.upstream.learned,
@@ -188,6 +215,7 @@ class Watcher:
             started=self.upstream.clock.monotonic(),
             known=known,
             deadline_seconds=self.upstream.deadline_seconds,
+            registered=registered,
             callbacks=self._callbacks,
             grace_seconds=getattr(self.upstream.dialect, "result_grace_seconds", MISSING_RESULT_SECONDS),
             # After a restart too: once the provider has reported the task as completed, later 404s do not
@@ -197,6 +225,8 @@ class Watcher:
             forecast=self._forecast,  # what earlier polls showed of its times stays true
         )
         watch.viewed = self.viewed
+        if self._deadline is not None:
+            watch.deadline = self._deadline
         if self._vouched_at is not None:
             watch.vouch(now=self._vouched_at)
         return watch
@@ -211,6 +241,33 @@ class Watcher:
         if self._vouched_at is None:
             self._vouched_at = self.upstream.clock.monotonic()
             self.watch.vouch(now=self._vouched_at)
+
+    def registered(self, event: Event) -> None:
+        """It was recorded that the task is registered; no source has shown it yet."""
+        if self.watch.known is None:
+            self.watch.registered = True
+            self.offset = max(self.offset, event.cursor.offset)
+
+    def discard(self) -> None:
+        """The task was deleted: what a poll that is still running shows of it counts no more."""
+        self.polls_here = False
+
+    def expect_end(self, deadline_seconds: float | None) -> None:
+        """The task has a deadline of its own, so many seconds after its first state; None for none."""
+        self._deadline_seconds = deadline_seconds
+
+    async def _find_deadline(self, seconds: float) -> None:
+        """When the task's own deadline is, once it has a first state.
+
+        Raises:
+            JournalError: It cannot be read when that was.
+        """
+        (first_seen,) = await self._journal.first_seen([self.key])
+        if first_seen is None:
+            return
+        self._deadline_seconds = None
+        clock = self.upstream.clock
+        self._deadline = self.watch.deadline = clock.monotonic() + first_seen + seconds - clock.time()
 
     def joined(self) -> None:
         """A subscriber was added."""
@@ -318,10 +375,12 @@ class Watcher:
         if event is None:
             return
         self._begin_from(event)
-        self.polled_once.set()
+        if self.watch.known is not None:
+            self.polled_once.set()
 
     def _begin_from(self, event: Event) -> None:
         self.watch.retire()
+        self._deadline_seconds = self._journal.details(self.key).deadline_seconds
         self.watch = self._begin(self.watch.random, event.state)
         self.offset = event.cursor.offset
         self._heard_at = self._monotonic(event.state.observed_at)
@@ -368,6 +427,8 @@ class Watcher:
         self._ownership.polls(self.key)
         self.polling = True
         self.polls += 1
+        if self.alone:
+            self.alone -= 1
         source = Source.CALLBACK if self._called_back else Source.POLL
         self._called_back = False
         try:
@@ -385,6 +446,92 @@ class Watcher:
             self.polling = False
             self.polled_at = clock.monotonic()
             self._wake_waiters()
+
+    # Polls of many tasks with one call
+
+    @property
+    def goes_with_others(self) -> bool:
+        """Whether the next poll may be made with those of other tasks, in one call."""
+        return (
+            not self.alone
+            and self._hydrated
+            and self.polls_here
+            and self.watch.healthy
+            and not self._cache.details
+        )
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the last call about this task and others did not show it."""
+        return self._left_out > 0
+
+    def begin_with_others(self) -> None:
+        """A call about this task and others starts."""
+        self._log_start()
+        self._ownership.polls(self.key)
+        self.polling = True
+
+    def read(self, answers: ManyAnswers) -> Observation | None:
+        """What such a call showed of this task; None if that is the same as before.
+
+        Raises:
+            UpstreamError: Only a call about this task alone decides; that is the next one.
+        """
+        try:
+            observation = read_one(self.upstream, answers, self.key.task_id, self._cache)
+        except Exception as error:
+            left_out = not isinstance(error, ResultNotReady)
+            # A task that is left out again and again is polled alone for longer and longer.
+            self.alone = min(1 << self._left_out, MAX_ALONE) if left_out else 1
+            self._left_out = min(self._left_out + left_out, MAX_ALONE)
+            raise
+        self._left_out = 0
+        return observation
+
+    def confirm_with_others(self, started_at: float, now: float, unix_time: float) -> None:
+        """Process that such a call showed this task as it was; the caller counts the poll."""
+        self.polls += 1
+        self._called_back = self.polling = False
+        self.polled_at = self.shown_at = now
+        if self.polls_here:
+            # What `_take_answer` does, without the coroutines: a hundred of these cost less than the request.
+            update = self.watch.unchanged(now=now, unix_time=unix_time, started_at=started_at)
+            self._journal.confirm(self.key, Confirmation(unix_time, *self.watch.estimate))
+            self._announce(update)
+            self.error = None
+            self.polled_once.set()
+            self._estimated.record_poll(self.watch.estimate, jitter=self.watch.random())
+        self._changed(self)
+        self._wake_waiters()
+
+    async def take_with_others(self, observation: Observation, started_at: float) -> None:
+        """Process what such a call showed of this task, which is not what it showed before.
+
+        Raises:
+            JournalError: The result could not be recorded.
+        """
+        self.polls += 1
+        source = Source.CALLBACK if self._called_back else Source.POLL
+        self._called_back = False
+        try:
+            if self.polls_here:
+                await self._take_answer(observation, source, started_at)
+        finally:
+            self.polling = False
+            self.polled_at = self.upstream.clock.monotonic()
+            self._wake_waiters()
+
+    async def fail_for_others(self, error: UpstreamError) -> None:
+        """Such a call failed for a reason that any call with this credential would have failed for.
+
+        Raises:
+            JournalError: The result could not be recorded.
+        """
+        self.polls += 1
+        source = Source.CALLBACK if self._called_back else Source.POLL
+        await self._take_failure(error, source)
+        self.polled_at = self.upstream.clock.monotonic()
+        self._wake_waiters()
 
     async def _take_failure(self, error: UpstreamError, source: Source) -> None:
         """Process a failed poll.
@@ -406,10 +553,25 @@ class Watcher:
         )
         await self._act(update)
         if self.watch.not_found:
+            if self.watch.registered:
+                await self._forget()
             self.error = error
         if self.error is not None:
             # The first 404 decides nothing: a second poll must confirm it.
             self.polled_once.set()
+
+    async def _forget(self) -> None:
+        """The registered task does not exist: nothing is left of it.
+
+        Raises:
+            JournalError: It could not be deleted; the next poll finds out again.
+        """
+        try:
+            await self._journal.forget(self.key)
+        except JournalError:
+            self._start_again()
+            raise
+        self.watch.registered, self.offset = False, 0
 
     async def _take_answer(
         self, answer: Observation | WithoutResult | None, source: Source, started_at: float
@@ -432,7 +594,8 @@ class Watcher:
         else:
             await self.take(answer, source, started_at=started_at)
         self.error = None
-        self.polled_once.set()
+        if not self.ending:
+            self.polled_once.set()
         self._estimated.record_poll(self.watch.estimate, jitter=self.watch.random())
 
     async def take(
@@ -560,6 +723,8 @@ class Watcher:
             JournalError: A resulting state could not be recorded.
         """
         clock = self.upstream.clock
+        if self._deadline_seconds is not None:
+            await self._find_deadline(self._deadline_seconds)
         if self.watch.viewed and not self.viewers:
             self.watch.viewed = self.viewed  # a client that polls the bridge has stayed away
         due = self.watch.due
@@ -627,11 +792,7 @@ class Watcher:
         """
         now, polled = self.upstream.clock.monotonic(), self.polls_here
         self._take_record(decided)
-        if decided.persistent:
-            self.persistent = True
-            self.vouch()
-        if decided.called_back:
-            self.expect_callbacks()
+        self._take_promises(decided)
         soonest = now
         if turn is Turn.GRANTED:
             self.polled_at = max(self.polled_at, decided.polled_at)
@@ -655,6 +816,14 @@ class Watcher:
                 self.poll_soon(max(at, soonest))
             else:
                 self.poll_now(at)
+
+    def _take_promises(self, decided: KnownTask) -> None:
+        if decided.persistent:
+            self.persistent = True
+            if not self.watch.registered:
+                self.vouch()
+        if decided.called_back:
+            self.expect_callbacks()
 
     def _take_record(self, decided: KnownTask) -> None:
         if decided.event is None:
@@ -695,6 +864,9 @@ class Watcher:
             return
         now = self.upstream.clock.monotonic()
         self._hydrated = True
+        if self.watch.known is None and is_unseen(event.state):
+            self.registered(event)
+            return
         self.offset = event.cursor.offset
         self._cache = PollCache()  # for the reason given in `take`
         self.error = None
@@ -832,13 +1004,14 @@ class Watcher:
             self.watch.due = due
         self._changed(self)
 
-    async def _act(
+    async def _act(  # noqa: C901 - one story: each further call would cost each state a coroutine
         self,
         update: Update,
         *,
         again: Callable[[], Update] = _no_update,
         free: bool = False,
         merges: int = 0,
+        ended: State | None = None,
     ) -> None:
         """Record the state and announce the notices.
 
@@ -846,16 +1019,28 @@ class Watcher:
             again: Merges the same observation with what is known by then.
             free: Whether it counts although another process polls the task.
             merges: How often it was merged again.
+            ended: The end after what comes before it; None before that, or without one.
 
         Raises:
             JournalError: The state could not be recorded.
         """
-        if update.state is not None and update.state.status.final:
+        state = update.state if ended is None else ended
+        if state is not None and state.status.final and ended is None:
             # Before the end: nothing reaches a subscriber after it.
             self._announce(update)
-        if update.state is not None:
+            work = None
+            if self.upstream.before_end is not None and not merges:
+                work = self.upstream.before_end(self.upstream, self.key, state)
+            if work is not None and not free:
+                # Neither the turn of this poll nor its stream is held for that long.
+                self.ending = True
+                self._end_task = asyncio.create_task(self._end_after(work, update, again))
+                return
+            if work is not None:
+                state = await self._ended_by(work)
+        if state is not None:
             try:
-                await self._record(update.state)
+                await self._record(state)
             except (NotOwner, Superseded) as error:
                 await self._take_over(error)
                 if isinstance(error, NotOwner) and not free:
@@ -867,20 +1052,57 @@ class Watcher:
             except Exception:
                 # What is not recorded counts as not observed: start again from the journal, soon. Without
                 # this the watch would call the state known, and no subscriber would ever receive it.
-                self._cache = PollCache()
-                self._hydrated = False
-                self.watch.retire()
-                self.watch = self._begin(self.watch.random, None)
-                wait = max(RETRY_JOURNAL_SECONDS, self.upstream.pace.min_seconds)
-                self.watch.due = self.upstream.clock.monotonic() + wait
-                self._changed(self)
+                self._start_again()
                 raise
-        if update.state is None or not update.state.status.final:
+        if state is None or not state.status.final:
             self._announce(update)
         self._changed(self)
         if self.watch.ended:
             self._wake_waiters()
             self.log_end()
+
+    async def _ended_by(self, work: Awaitable[State]) -> State:
+        """Wait for what comes before an end.
+
+        Meanwhile the watch has ended, and no client knows: it must not be replaced by a new one, which would
+        record the end once more.
+        """
+        self.ending = True
+        try:
+            return await work
+        finally:
+            self.ending = False
+
+    async def _end_after(self, work: Awaitable[State], update: Update, again: Callable[[], Update]) -> None:
+        """Record an end that a poll or a stream showed, after what comes before it."""
+        try:
+            state = await work
+            await self._act(update, again=again, ended=state)
+        except BridgeError as error:
+            logger.warning("end not recorded yet", extra={"task": self.key.ref, "error": str(error)})
+        except Exception:
+            logger.exception("unhandled exception in watch", extra={"task": self.key.ref})
+        finally:
+            self.ending = False
+            self._end_task = None
+            self.polled_once.set()
+            self._wake_waiters()
+            self._changed(self)
+
+    async def finish_end(self) -> None:
+        """Wait until an end that is about to be recorded is; what it waits for must be over soon."""
+        if self._end_task is not None:
+            await asyncio.gather(self._end_task, return_exceptions=True)
+
+    def _start_again(self) -> None:
+        """Start again from the journal, soon."""
+        self._cache = PollCache()
+        self._hydrated = False
+        self.watch.retire()
+        self.watch = self._begin(self.watch.random, None)
+        wait = max(RETRY_JOURNAL_SECONDS, self.upstream.pace.min_seconds)
+        self.watch.due = self.upstream.clock.monotonic() + wait
+        self._changed(self)
 
     def _announce(self, update: Update) -> None:
         if not update.notices:
@@ -911,6 +1133,9 @@ class Watcher:
             raise
         self.offset = event.cursor.offset
         self.upstream.metrics.journal_append_seconds.observe(clock.monotonic() - started_at)
+        if self._costs_now:
+            self._costs_now = False
+            self.upstream.record_cost(state.credits_used)
 
     def _measure(self, before: State | None, state: State, observation: Observation) -> None:
         metrics = self.upstream.metrics
@@ -926,6 +1151,9 @@ class Watcher:
                 spent = max(state.changed_at - self._status_since, 0.0)
                 metrics.task_seconds.labels(name, before.status.value).observe(spent, example)
             self._status_since = state.changed_at
+        # One that had ended when it was first seen was counted when it ended, here or elsewhere.
+        seen_open = state.source is Source.SUBMIT if before is None else not _has_ended(before)
+        self._costs_now = seen_open and _has_ended(state)
         if before is not None and self.polls_here:
             self._measure_end(before, state)
         # Detection latency, where the provider dates its change. Not for the first observation: the task may
@@ -952,6 +1180,10 @@ class Watcher:
         )
         if error is not None:
             metrics.eta_error_ratio.labels(name).observe(error)
+
+
+def _has_ended(state: State) -> bool:
+    return state.status.final and state.status is not Status.LOST
 
 
 def _error_of(notice: Notice) -> BridgeError | None:

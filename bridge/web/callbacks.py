@@ -1,4 +1,4 @@
-"""Callbacks (webhooks) of the providers."""
+"""Callbacks of the providers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from bridge.errors import Forbidden, Unauthenticated
+from bridge.sources.callback import CallbackResult, is_addressed, take
 from bridge.sources.upstream import Upstream
-from bridge.sources.webhook import CallbackResult, is_addressed, take
 from bridge.web.services import Services
 
 FORGED_SENTENCE = "invalid callback: its address or its signature is wrong"

@@ -7,9 +7,11 @@ from starlette.responses import Response
 
 from bridge import __version__
 from bridge.auth.caller import TokenScope
+from bridge.errors import JournalError
 from bridge.sources.upstream import Upstream
 from bridge.telemetry.exposition import scraped
 from bridge.web.services import Services
+from bridge.web.spend import spend_of_callers
 from bridge.web.workers import merged_status
 from bridge.wire.document import timestamp
 from bridge.wire.text import dumps
@@ -30,7 +32,10 @@ class HealthRoutes:
         self._workers = services.workers
         self._replaced = services.replaced
         self._replica = services.replica
+        self._webhooks = services.webhooks
+        self._copies = services.copies
         self._settings = services.settings
+        self._spend = services.spend
         self._started_at = services.clock.time()
 
     async def live(self, _request: Request) -> Response:
@@ -49,7 +54,7 @@ class HealthRoutes:
     async def status(self, request: Request) -> Response:
         """`GET /status`: the state of the bridge and of each upstream; with workers, of all of them."""
         (await self._authenticator.authenticate(request)).authorize(TokenScope.ADMIN)
-        own = self.own_status()
+        own = self.own_status() | await self._spent()
         return _json(own if self._workers is None else merged_status(own, await self._workers.statuses()))
 
     def own_status(self) -> dict[str, object]:
@@ -61,9 +66,20 @@ class HealthRoutes:
             "journal": {"epoch": self._journal.epoch, "head": self._journal.head},
             "connections": len(self._hub.subscriptions),
             "certificate": self._certificate_fields(),
+            "webhooks": self._webhooks.status(),
+            "outputs": self._copies.status() if self._copies is not None else None,
             "upstreams": {name: self._upstream(upstream) for name, upstream in self._pool.upstreams.items()},
             **self._shared(),
         }
+
+    async def _spent(self) -> dict[str, object]:
+        """What callers spent today, at whichever bridge; nothing where no upstream counts it."""
+        if self._spend is None:
+            return {}
+        try:
+            return {"spend": await spend_of_callers(self._spend)}
+        except JournalError:
+            return {"spend": None}  # the rest of the status matters most while the engine is away
 
     def _shared(self) -> dict[str, object]:
         """This process as one of several; nothing if it is alone."""
@@ -99,6 +115,21 @@ class HealthRoutes:
             "problem": files.problem,
         }
 
+    def _status_many(self, upstream: Upstream) -> dict[str, object]:
+        many = upstream.many
+        return {} if many is None else {"status_many": many.statistics(self._clock.monotonic())}
+
+    def _costs(self, upstream: Upstream) -> dict[str, object]:
+        """What tasks cost since the start, of all callers."""
+        costs, limit = upstream.costs, self._settings.upstreams[upstream.name].max_spend_per_caller_per_day
+        return {
+            "unit": upstream.dialect.cost_unit or None,
+            "total": costs.total,
+            "tasks": costs.tasks,
+            "unreported": costs.unreported,
+            "limit_per_caller_per_day": None if limit is None or limit == float("inf") else limit,
+        }
+
     def _upstream(self, upstream: Upstream) -> dict[str, object]:
         health = upstream.health
         return {
@@ -109,6 +140,12 @@ class HealthRoutes:
             else {"message": health.last_error, "at": timestamp(health.last_error_at)},
             **self._pool.statistics(upstream.name),
             "budget": upstream.limiter.statistics(self._clock.monotonic()),
+            **(
+                {}
+                if upstream.many is None
+                else {"status_many": upstream.many.statistics(self._clock.monotonic())}
+            ),
+            "costs": self._costs(upstream),
             **self._pool.pacing(upstream.name),
             # Callers' own keys teach them: one caller's models are not for another to read.
             "kinds": upstream.learned.statistics(names=self._settings.auth != "upstream-key"),

@@ -11,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 
 from bridge import __version__
 from bridge.auth.caller import Caller, TokenScope
+from bridge.core.details import check_group
 from bridge.core.task import OWN_ACCOUNT
 from bridge.delivery.handoff import on_close
 from bridge.delivery.sse import head
@@ -29,15 +30,16 @@ BEATS = 10
 BEAT_SECONDS = 0.5
 MAX_SILENCE_SECONDS = 60.0
 
-# Results are served by any host that the provider names, and are images and audio here, never code: img-src
-# and media-src allow all hosts, and the page decides what it loads. All else must come from the bridge.
+# Results come through the bridge, or where it cannot get one from any host that the provider names. They are
+# media here, never code: img-src and media-src allow all hosts, and the page decides what it loads. All else
+# must come from the bridge.
 POLICY = (
     "default-src 'none'",
     "script-src 'self'",
     "style-src 'self'",
     "connect-src 'self'",
     "img-src 'self' https: http: data:",
-    "media-src https: http: data:",
+    "media-src 'self' https: http: data:",
     "base-uri 'none'",
     "form-action 'none'",
     "frame-ancestors 'none'",
@@ -81,12 +83,11 @@ class InspectorRoutes:
     async def tasks(self, request: Request) -> Response:
         """`GET /inspector/tasks`: the newest tasks the caller may read, and what else the page shows."""
         caller = await self._authenticate(request)
-        rows, more = await self._listing.of(caller, self._authenticator.is_shown)
-        submits = [
-            name
-            for name in self._pool.upstreams
-            if TokenScope.SUBMIT in caller.scopes and caller.covers_all_of(name)
-        ]
+        word = request.query_params.get("word", "")
+        rows, more = await self._listing.of(
+            caller, self._authenticator.is_shown, check_group(word, called="a tag or group") if word else ""
+        )
+        submits = [name for name in self._pool.upstreams if caller.may_submit(name)]
         fields = {
             "tasks": [orjson.Fragment(row.text) for row in rows],
             "more": more,

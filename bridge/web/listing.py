@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from bridge.auth.caller import Caller
+from bridge.auth.caller import Caller, CallerRights
 from bridge.clock import Clock
+from bridge.core.details import NO_DETAILS, TaskDetails
 from bridge.core.event import Event
 from bridge.core.task import Status, TaskKey
 from bridge.errors import EngineUnavailable
@@ -27,6 +28,7 @@ from bridge.journal.base import Journal
 from bridge.watchers.pool import Pool
 from bridge.watchers.watcher import Watcher
 from bridge.web.next_poll import NextPoll, next_poll
+from bridge.web.task_pages import TaskFilter, TaskPages
 from bridge.web.workers import WatchRow, Workers
 from bridge.wire.document import seconds_left, timestamp
 from bridge.wire.text import escaped
@@ -52,6 +54,7 @@ class Row(NamedTuple):
         at: Unix seconds to sort by, newest first: first seen if open, else ended.
         text: Its JSON, without what changes while nothing happens.
         json: All of it.
+        details: What the task is known by.
     """
 
     key: TaskKey
@@ -59,6 +62,7 @@ class Row(NamedTuple):
     final: bool
     text: bytes
     json: orjson.Fragment
+    details: TaskDetails = NO_DETAILS
 
 
 class WatchedElsewhere(NamedTuple):
@@ -104,15 +108,19 @@ class TaskListing:
         self._workers = workers
         self._pool = pool
         self._clock = clock
+        self._pages = TaskPages(journal)
         self._readings: OrderedDict[Hashable, _Reading] = OrderedDict()
         self._elsewhere: dict[TaskKey, WatchedElsewhere] = {}
         self._elsewhere_at = float("-inf")
 
-    async def of(self, caller: Caller, shown: Callable[[TaskKey], bool]) -> tuple[list[Row], bool]:
+    async def of(
+        self, caller: Caller, shown: Callable[[TaskKey], bool], word: str = ""
+    ) -> tuple[list[Row], bool]:
         """The tasks that the caller may read, open ones first, each newest first.
 
         Args:
             shown: Whether the caller's account may be shown a task now; asks no provider.
+            word: Only tasks with this tag, or of the group of this name; empty for all.
 
         Returns:
             At most `MAX_OPEN` open and `MAX_ENDED` ended tasks, and whether more are open.
@@ -121,6 +129,18 @@ class TaskListing:
             JournalError: The journal cannot be read.
         """
         await self._read_elsewhere()
+        lists = await (self._named(caller.rights, word) if word else self._newest(caller))
+        rows = {
+            row.key: row
+            for part in lists
+            for row in part
+            if caller.shows(row.key, row.details) and shown(row.key)
+        }
+        opened = heapq.nlargest(MAX_OPEN + 1, (row for row in rows.values() if not row.final), key=_at)
+        ended = heapq.nlargest(MAX_ENDED, (row for row in rows.values() if row.final), key=_at)
+        return [*opened[:MAX_OPEN], *ended], len(opened) > MAX_OPEN
+
+    async def _newest(self, caller: Caller) -> list[Sequence[Row]]:
         grant, account = caller.tasks, caller.account
         lists = [
             await self._shared((name, account), partial(self._of_account, name, account))
@@ -130,10 +150,22 @@ class TaskListing:
         if grant is not None and grant.refs:
             refs = frozenset(islice(sorted(grant.refs), MAX_REFS))
             lists.append(await self._shared((refs, account), partial(self._of_refs, refs, account)))
-        rows = {row.key: row for part in lists for row in part if caller.covers(row.key) and shown(row.key)}
-        opened = heapq.nlargest(MAX_OPEN + 1, (row for row in rows.values() if not row.final), key=_at)
-        ended = heapq.nlargest(MAX_ENDED, (row for row in rows.values() if row.final), key=_at)
-        return [*opened[:MAX_OPEN], *ended], len(opened) > MAX_OPEN
+        if caller.rights.by_names:
+            lists.append(await self._page(caller.rights))
+        return lists
+
+    async def _named(self, rights: CallerRights, word: str) -> list[Sequence[Row]]:
+        return [await self._page(rights, tag=word), await self._page(rights, group=word)]
+
+    async def _page(self, rights: CallerRights, *, tag: str = "", group: str = "") -> Sequence[Row]:
+        """The newest tasks as `GET /v1/tasks` lists them."""
+
+        async def read() -> Sequence[Row]:
+            wanted = TaskFilter(list(self._pool.upstreams), tag=tag, group=group)
+            page = await self._pages.page(rights, wanted, limit=MAX_OPEN, shown=lambda _: True)
+            return await self._rows([event.key for event, _ in page.tasks])
+
+        return await self._shared((rights, tag, group), read)
 
     async def _shared(
         self, key: Hashable, read: Callable[[], Coroutine[Any, Any, Sequence[Row]]]
@@ -197,16 +229,18 @@ class TaskListing:
     async def _rows(self, keys: Sequence[TaskKey]) -> list[Row]:
         events = await self._journal.latest(keys)
         first_seen = await self._journal.first_seen(keys)
+        known_by = await self._journal.details_of(keys)
         since = self._clock.time() - ENDED_SECONDS
         rows = []
-        for number, (event, seen) in enumerate(zip(events, first_seen, strict=True), start=1):
+        of_each = zip(events, first_seen, known_by, strict=True)
+        for number, (event, seen, details) in enumerate(of_each, start=1):
             if event is not None and (not event.state.status.final or event.state.changed_at >= since):
-                rows.append(self._row(event, seen))
+                rows.append(self._row(event, seen, details))
             if number % MAX_BATCH == 0:
                 await asyncio.sleep(0)  # about 1 ms of the event loop
         return rows
 
-    def _row(self, event: Event, first_seen: float | None) -> Row:
+    def _row(self, event: Event, first_seen: float | None, details: TaskDetails) -> Row:
         state, key, now = event.state, event.key, self._clock.time()
         confirmation = None if state.status.final else self._journal.confirmation(key)
         estimated = state if confirmation is None else confirmation
@@ -214,7 +248,7 @@ class TaskListing:
         first_seen = state.changed_at if first_seen is None else first_seen
         here = None if watcher is None else next_poll(watcher, self._clock)
         final = state.status.final
-        fields = {
+        fields: dict[str, object] = {
             "task": key.ref,
             "status": state.status,
             "progress": state.progress,
@@ -232,10 +266,14 @@ class TaskListing:
             "viewers": (0 if watcher is None else watcher.viewers) + (0 if other is None else other.viewers),
             "next_poll": None if final else here or (None if other is None else other.next_poll),
         }
+        if details.tags:
+            fields["tags"] = details.tags
+        if details.group is not None:
+            fields["group"] = details.group
         at = state.changed_at if final else first_seen
         text = escaped(orjson.dumps(fields))
         left = orjson.dumps({"eta_seconds": seconds_left(estimated.eta_at, now)})
-        return Row(key, at, final, text, orjson.Fragment(text[:-1] + b"," + left[1:]))
+        return Row(key, at, final, text, orjson.Fragment(text[:-1] + b"," + left[1:]), details)
 
     def _unseen_row(self, key: TaskKey, watcher: Watcher | None = None) -> Row:
         other = self._elsewhere.get(key)

@@ -12,12 +12,17 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.datastructures import Headers, QueryParams
 from starlette.requests import HTTPConnection
 
+from bridge.core.details import check_group, check_tags
+from bridge.core.selection import Selection, SelectionKind
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.errors import InvalidRequest
 from bridge.watchers.pool import Pool
 from bridge.wire.document import PLAIN, Include
 from bridge.wire.formats import STREAMS, OpenAiFormat
 from bridge.wire.frames import Format
+
+ONE_SELECTION_SENTENCE = "follow tasks, one tag or one group: only one of `task`, `tag` and `group`"
+NO_SELECTION_SENTENCE = "follow tasks, one tag or one group: one of `task`, `tag` and `group` is required"
 
 _NO_PARAMS = QueryParams()
 _UNWELCOME = (0.0, -1_000_000)
@@ -59,7 +64,7 @@ def task_keys(pool: Pool, refs: Sequence[str], limit: int, account: str) -> list
         UnknownUpstream: A ref names an upstream that is not configured.
     """
     if not refs:
-        raise InvalidRequest("at least one task is required")
+        raise InvalidRequest("name at least one task, or a tag or a group")
     different = dict.fromkeys(refs)
     if limit and len(different) > limit:
         raise InvalidRequest(f"at most {limit} tasks per connection are allowed")
@@ -70,6 +75,22 @@ def task_keys(pool: Pool, refs: Sequence[str], limit: int, account: str) -> list
     if account != OWN_ACCOUNT and len({key.upstream for key in keys}) > 1:
         raise InvalidRequest("with a key of one provider, all tasks must be of the same upstream")
     return list(keys)
+
+
+def selection(tags: Sequence[str], groups: Sequence[str], account: str) -> Selection:
+    """The one tag or group that a request names.
+
+    Args:
+        account: The account of the caller, whose names they are.
+
+    Raises:
+        InvalidRequest: It names several, or what cannot be one.
+    """
+    if len(tags) + len(groups) != 1:
+        raise InvalidRequest(ONE_SELECTION_SENTENCE)
+    if tags:
+        return Selection(SelectionKind.TAG, check_tags(tags)[0], account)
+    return Selection(SelectionKind.GROUP, check_group(groups[0]), account)
 
 
 def path_key(pool: Pool, request: HTTPConnection, account: str) -> TaskKey:

@@ -18,6 +18,7 @@ from bridge.errors import (
     Conflict,
     InvalidRequest,
     MethodNotAllowed,
+    SubmitInFlight,
     TooLarge,
     Unauthenticated,
     UnknownRoute,
@@ -35,7 +36,7 @@ MEDIA_TYPE = "application/problem+json"
 PROXY = "/proxy"
 MAX_SUGGESTED = 4096
 _TASK_PATH = re.compile(
-    r"(?P<route>/v1/(?:tasks|aliases)/[a-z0-9-]+/)(?P<id>[^/]+/.*?[^/])(?P<call>/events|/cancel)?"
+    r"(?P<route>/v1/(?:tasks|aliases)/[a-z0-9-]+/)(?P<id>[^/]+/.*?[^/])(?P<call>/events|/cancel|/outputs/[0-9]+)?"
 )
 
 
@@ -58,6 +59,8 @@ def problem(error: BridgeError) -> Response:
     if not error.retryable:
         # the OpenAI and Anthropic SDKs retry 408, 409, 429 and every 5xx unless this header forbids it
         headers["x-should-retry"] = "false"
+    elif isinstance(error, SubmitInFlight):
+        headers["x-should-retry"] = "true"
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
     if error.retryable or error.retry_after is not None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp
 
@@ -12,19 +14,28 @@ from bridge.delivery.handoff import ConnectionHandoff
 from bridge.dialects.proxied import header_names
 from bridge.web.callbacks import CallbackRoutes
 from bridge.web.documents import document_routes
+from bridge.web.groups import GroupRoutes
 from bridge.web.health import HealthRoutes
+from bridge.web.idempotency import IdempotentSubmits
 from bridge.web.inspector import InspectorRoutes
+from bridge.web.lists import ListRoutes
 from bridge.web.middleware.cors import add_cors
 from bridge.web.middleware.raw_path import RawPathMiddleware
 from bridge.web.middleware.request_id import RequestIdMiddleware
+from bridge.web.outputs import OutputResponses, OutputRoutes
 from bridge.web.problems import HANDLERS
 from bridge.web.proxy.aliases import Aliases
 from bridge.web.proxy.routes import ProxyRoutes
+from bridge.web.registrations import RegistrationRoutes
 from bridge.web.services import Services
+from bridge.web.spend import SpendRoutes
 from bridge.web.static_files import StaticFile
 from bridge.web.streams import StreamRoutes
 from bridge.web.submit import SubmitRoutes
 from bridge.web.tasks import TaskRoutes, TicketRoutes
+from bridge.web.webhooks import WebhookRoutes
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 PROXIED_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 TARGETED_METHODS = ("GET", "POST", "PUT")  # of the client that names the address in a header
@@ -36,21 +47,35 @@ def routes(services: Services, *, operations_apart: bool = False) -> list[Route 
     Args:
         operations_apart: Leave out what `make_operations_app` serves on its own address.
     """
-    aliases = Aliases(services)
+    aliases, once = Aliases(services), IdempotentSubmits(services)
     tasks, tickets = TaskRoutes(services, aliases), TicketRoutes(services)
-    streams, submit = StreamRoutes(services), SubmitRoutes(services)
-    proxy, callbacks = ProxyRoutes(services, aliases), CallbackRoutes(services)
+    streams, submit = StreamRoutes(services), SubmitRoutes(services, once)
+    callbacks = CallbackRoutes(services)
     health = HealthRoutes(services)
+    registrations, lists = RegistrationRoutes(services), ListRoutes(services)
+    files = OutputResponses(services)
+    proxy = ProxyRoutes(services, aliases, once, files)
+    outputs = OutputRoutes(services, files)
+    one_task = "/v1/tasks/{upstream}/{task_id:encoded}"
     return [
-        Route("/v1/tasks/{upstream}/{task_id:encoded}/events", streams.one_task),
-        Route("/v1/tasks/{upstream}/{task_id:encoded}/cancel", submit.cancel, methods=["POST"]),
-        Route("/v1/tasks/{upstream}/{task_id:encoded}", tasks.state),
+        Route(f"{one_task}/events", streams.one_task),
+        Route(f"{one_task}/outputs/{{n}}", outputs.output),
+        Route(f"{one_task}/cancel", submit.cancel, methods=["POST"]),
+        Route(
+            one_task,
+            _by_method(tasks.state, PUT=registrations.register, DELETE=registrations.forget),
+            methods=["GET", "PUT", "DELETE"],
+        ),
+        Route("/v1/tasks", lists.tasks),
         Route("/v1/tasks/{upstream}", submit.submit, methods=["POST"]),
         Route("/v1/events", streams.many_tasks, methods=["GET", "POST"]),
         WebSocketRoute("/v1/ws", streams.websocket),
+        Route("/v1/groups/{group:encoded}/close", GroupRoutes(services).close, methods=["POST"]),
         Route("/v1/aliases/{upstream}/{alias:encoded}", tasks.by_alias),
         Route("/v1/tickets", tickets.issue, methods=["POST"]),
         Route("/v1/callbacks/{upstream}/{secret:encoded}", callbacks.receive, methods=["POST"]),
+        *_webhooks(WebhookRoutes(services)),
+        Route("/v1/spend", SpendRoutes(services).spend),
         Route("/proxy/{upstream}", proxy.serve, methods=TARGETED_METHODS),
         Route("/proxy/{upstream}/{path:path}", proxy.serve, methods=PROXIED_METHODS),
         *(_inspector(services, operations_apart=operations_apart) if services.settings.inspector else []),
@@ -61,6 +86,15 @@ def routes(services: Services, *, operations_apart: bool = False) -> list[Route 
         *_probes(health),
         *([] if operations_apart else _operations(health, document_routes(services.settings, apart=False))),
     ]
+
+
+def _by_method(read: Endpoint, **others: Endpoint) -> Endpoint:
+    """One endpoint for all methods of a path: so a 405 names all that it takes."""
+
+    async def serve(request: Request) -> Response:
+        return await others.get(request.method, read)(request)
+
+    return serve
 
 
 def make_app(services: Services, *, operations_apart: bool = False) -> ASGIApp:
@@ -78,7 +112,13 @@ def make_operations_app(services: Services) -> ASGIApp:
     """The routes of operators and their tools, without CORS: no web page may use them."""
     health = HealthRoutes(services)
     documents = document_routes(services.settings, apart=True)
-    app = services.open_requests.middleware(_app([*_probes(health), *_operations(health, documents)]))
+    served = [
+        *_probes(health),
+        *_operations(health, documents),
+        *_webhooks(WebhookRoutes(services, admin=True)),
+        Route("/v1/spend", SpendRoutes(services, admin=True).spend),
+    ]
+    app = services.open_requests.middleware(_app(served))
     return RequestIdMiddleware(app, services.clock, services.limits.addresses)
 
 
@@ -91,6 +131,18 @@ def _operations(health: HealthRoutes, documents: list[Route]) -> list[Route]:
         Route("/status", health.status),
         Route("/metrics", health.metrics),
         *documents,
+    ]
+
+
+def _webhooks(webhooks: WebhookRoutes) -> list[Route]:
+    one = "/v1/webhooks/{id:encoded}"
+    return [
+        Route("/v1/webhooks", webhooks.all, methods=["GET", "POST"]),
+        Route(one, webhooks.one, methods=["GET", "PATCH", "DELETE"]),
+        Route(f"{one}/rotate-secret", webhooks.rotate_secret, methods=["POST"]),
+        Route(f"{one}/test", webhooks.test, methods=["POST"]),
+        Route(f"{one}/deliveries", webhooks.deliveries),
+        Route(f"{one}/deliveries/{{delivery:encoded}}/redeliver", webhooks.redeliver, methods=["POST"]),
     ]
 
 

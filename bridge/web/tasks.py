@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
@@ -10,6 +11,7 @@ from starlette.responses import Response
 from bridge.auth.authenticator import TICKET
 from bridge.auth.caller import Caller, TokenScope, map_credential_errors
 from bridge.auth.tickets import MAX_TICKET_SECONDS
+from bridge.core.details import check_group, check_tag
 from bridge.core.event import Event
 from bridge.core.task import TaskKey
 from bridge.delivery.longpoll import MAX_WAIT_SECONDS, LongPollRequest, etag
@@ -67,8 +69,10 @@ class TaskRoutes:
         """`GET /v1/tasks/{upstream}/{task_id}`: the state; with `Prefer: wait` and a cursor, a long-poll."""
         caller = await self._authenticator.authenticate(request)
         key = params.path_key(self._pool, request, caller.account)
+        # first: whether a read counts against the limits must not reveal which tasks exist
+        await self._authenticator.check(caller, TokenScope.READ, [key])
         await self._new_watches.count(request, caller, key)
-        await self._authenticator.authorize(caller, TokenScope.READ, [key])
+        await self._authenticator.verify([key])
         query = params.query(request)
         include = params.include(query)
         wait = params.preferred_wait(request.headers)
@@ -121,22 +125,27 @@ class TicketRoutes:
         if self._tickets is None:
             raise Conflict("this bridge has no secret to sign tickets with")
         body = params.json_object(await self._limits.read_body(request, self._settings.max_body_bytes))
-        if body.keys() - {"tasks", "seconds"}:
-            raise InvalidRequest("a ticket request takes `tasks` and `seconds` only")
-        refs = params.only_texts(body.get("tasks"), "tasks")
+        if body.keys() - {"tasks", "tags", "groups", "seconds"}:
+            raise InvalidRequest("a ticket request takes `tasks`, `tags`, `groups` and `seconds` only")
+        tags, groups = _names(body, "tags", check_tag), _names(body, "groups", check_group)
         seconds = _ticket_seconds(body.get("seconds", DEFAULT_TICKET_SECONDS))
-        keys = params.task_keys(self._pool, refs, self._settings.max_tasks_per_connection, caller.account)
+        keys: list[TaskKey] = []
+        if "tasks" not in body and not (tags or groups):
+            raise InvalidRequest("a ticket needs at least one of `tasks`, `tags` and `groups`")
+        if "tasks" in body:
+            refs = params.only_texts(body.get("tasks"), "tasks")
+            keys = params.task_keys(self._pool, refs, self._settings.max_tasks_per_connection, caller.account)
         for error in (await self._authenticator.authorize(caller, TokenScope.READ, keys)).values():
             raise error  # all tasks of a ticket must be visible, not only some as on a stream
-        ticket = self._tickets.mint(caller, keys, seconds)
+        ticket = self._tickets.mint(caller, keys, seconds, tags=tags, groups=groups)
         self._authenticator.retain_key(caller, seconds)
-        root_path = params.root_path(request)
-        query = urlencode([*(("task", key.ref) for key in keys), (TICKET, ticket.text)], safe="/")
         fields = {
             "ticket": ticket.text,
             "expires_at": timestamp(ticket.expires_at),
             "tasks": [key.ref for key in keys],
-            "links": {"events": f"{root_path}/v1/events?{query}", "ws": f"{root_path}/v1/ws?{query}"},
+            "tags": tags,
+            "groups": groups,
+            "links": _ticket_links(params.root_path(request), keys, tags, groups, ticket.text),
         }
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         return Response(dumps(fields), 201, headers, media_type="application/json")
@@ -179,6 +188,36 @@ class StateDocuments:
     def response(self, event: Event, include: Include, headers: dict[str, str]) -> Response:
         """A response with it."""
         return Response(self.write(event, include), headers=headers, media_type="application/json")
+
+
+def _ticket_links(
+    root_path: str, keys: Sequence[TaskKey], tags: Sequence[str], groups: Sequence[str], ticket: str
+) -> dict[str, str | None]:
+    """Where a ticket is used. A stream follows tasks, or one tag, or one group: None where it is for more."""
+    followed = [*(("tag", tag) for tag in tags), *(("group", group) for group in groups)]
+    named = [("task", key.ref) for key in keys]
+    events = urlencode([*(named or followed), (TICKET, ticket)], safe="/")
+    # a WebSocket follows tags and groups by messages
+    ws = urlencode([*named, (TICKET, ticket)], safe="/")
+    one_stream = len(followed) == (0 if named else 1)
+    return {
+        "events": f"{root_path}/v1/events?{events}" if one_stream else None,
+        "ws": f"{root_path}/v1/ws?{ws}",
+    }
+
+
+def _names(body: Mapping[str, object], name: str, check: Callable[[str], str]) -> list[str]:
+    """The tags or groups of a ticket request, without repeats.
+
+    Raises:
+        InvalidRequest: They are not a list of words.
+    """
+    if name not in body:
+        return []
+    words = body[name]
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+        raise InvalidRequest(f"`{name}` must be a list of words, at least one")
+    return [check(word) for word in dict.fromkeys(words)]
 
 
 def _ticket_seconds(value: object) -> int:

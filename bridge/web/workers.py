@@ -39,6 +39,8 @@ def merged_status(own: Status, statuses: list[tuple[Status, Status]]) -> Status:
     return own | {
         "since": min(document["since"] for document in documents),
         "connections": sum(document["connections"] for document in documents),
+        "webhooks": _webhooks([document["webhooks"] for document in documents], own["webhooks"]),
+        "outputs": _outputs([document["outputs"] for document in documents], own["outputs"]),
         "upstreams": {
             name: _upstream(
                 [document["upstreams"][name] for document in documents if name in document["upstreams"]]
@@ -76,11 +78,55 @@ def _upstream(parts: list[Status]) -> Status:
             "paused_seconds": max(budget["paused_seconds"] for budget in budgets),
             "circuit_open": any(budget["circuit_open"] for budget in budgets),
         },
+        **_status_many(parts),
+        "costs": parts[0]["costs"]
+        | {name: sum(part["costs"][name] for part in parts) for name in ("total", "tasks", "unreported")},
         # The price is one for all; a worker that polls little receives it within seconds.
         "poll_price_seconds": max(part["poll_price_seconds"] for part in parts),
         "poll_price_factor": max(part["poll_price_factor"] for part in parts),
         "planned_polls_per_second": round(sum(part["planned_polls_per_second"] for part in parts), 3),
         "kinds": _kinds(parts),
+    }
+
+
+def _status_many(parts: list[Status]) -> Status:
+    """The calls about many tasks, of the worker in which they rest for longest."""
+    calls = [part["status_many"] for part in parts if "status_many" in part]
+    return (
+        {"status_many": max(calls, key=lambda one: (one["rests_seconds"], one["failures"]))} if calls else {}
+    )
+
+
+def _outputs(parts: list[Status | None], own: Status | None) -> Status | None:
+    """The copies of the service: what waits is the same for all workers, each makes some."""
+    known = [part for part in parts if part is not None]
+    if own is None or not known:
+        return own
+    last = max(known, key=lambda part: str(part["last_error_at"] or ""))
+    return own | {
+        "in_flight": sum(part["in_flight"] for part in known),
+        "ends_waiting": sum(part["ends_waiting"] for part in known),
+        "last_error": last["last_error"],
+        "last_error_at": last["last_error_at"],
+    }
+
+
+def _webhooks(parts: list[Status], own: Status) -> Status:
+    """The webhooks of the service: what waits is the same for all workers, each has attempts of its own."""
+    ends: dict[tuple[str, str], list[str]] = {}
+    for endpoint in (endpoint for part in parts for endpoint in part["endpoints"]):
+        for name in ("last_success_at", "last_failure_at"):
+            if endpoint[name] is not None:
+                ends.setdefault((endpoint["id"], name), []).append(endpoint[name])
+    return own | {
+        "endpoints": [
+            endpoint
+            | {
+                name: max(ends.get((endpoint["id"], name), ()), default=None)
+                for name in ("last_success_at", "last_failure_at")
+            }
+            for endpoint in own["endpoints"]
+        ]
     }
 
 

@@ -6,10 +6,11 @@ only one in `STREAMS` besides: clients ask for its `content_type`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bridge.core.cursor import EventId
 from bridge.core.event import Event, Notice, NoticeCode
 from bridge.core.task import State, Status, TaskKey
 from bridge.wire import sse
@@ -44,6 +45,11 @@ class SseFormat(Format):
         """`end`, with a day's `retry:`."""
         return self.control("end", {"tasks": tasks}, retry=END_RETRY)
 
+    def group_done(self, group: str, counts: Mapping[str, int], event_id: EventId) -> bytes:
+        """A named event with an id."""
+        payload = dumps({"group": group, "counts": dict(counts)})
+        return sse.encode(payload, id=str(event_id), event="group_done")
+
     def keepalive(self) -> bytes:
         """A comment."""
         return self.pack(sse.KEEPALIVE)
@@ -63,6 +69,11 @@ class OpenAiFormat(SseFormat):
         event_id = self.event_id(event.cursor) if self.has_id(event.cursor) else None
         payload = b'{"type":"state","cursor":"%b","task":%b}' % (str(event.cursor).encode(), text)
         return sse.encode(payload, id=event_id, retry=retry)
+
+    def group_done(self, group: str, counts: Mapping[str, int], event_id: EventId) -> bytes:
+        """An unnamed event with a type and an id."""
+        fields = {"type": "group_done", "group": group, "counts": dict(counts)}
+        return sse.encode(dumps(fields), id=str(event_id))
 
     def end(self, tasks: int) -> bytes:  # noqa: ARG002 - the word is the same for any number
         """The word those libraries wait for."""
@@ -122,6 +133,10 @@ class ProviderFormat(SseFormat):
         except Exception:  # noqa: BLE001 - as it came, its links would lead past the bridge
             raw = None
         return b"" if raw is None else sse.encode(on_one_line(raw), retry=retry)
+
+    def group_done(self, group: str, counts: Mapping[str, int], event_id: EventId) -> bytes:  # noqa: ARG002
+        """Nothing: there are no groups below `/proxy`."""
+        return b""
 
     def end(self, tasks: int) -> bytes:  # noqa: ARG002 - said by closing
         """Nothing: the provider only closes."""
@@ -204,6 +219,7 @@ class WebSocketFormat(Format):
     __slots__ = ()
 
     label = "websocket"
+    marks_ids = True
     stays_open = True
 
     def pack(self, payload: bytes) -> bytes:
@@ -211,8 +227,9 @@ class WebSocketFormat(Format):
         return payload
 
     def state(self, event: Event, text: bytes, *, retry: int | None = None) -> bytes:  # noqa: ARG002 - SSE only
-        """`state`, then `done`."""
-        cursor = str(event.cursor)
+        """`state`, then `done`; `cursor` resumes the tags and groups that the connection follows."""
+        marked = self.mark is not None and self.has_id(event.cursor)
+        cursor = self.event_id(event.cursor) if marked else str(event.cursor)
         frame = self._frame(b'{"type":"state","cursor":"%b","state":%b}' % (cursor.encode(), text))
         if event.state.status.final:
             frame += self.control("done", _done(event) | {"cursor": cursor})

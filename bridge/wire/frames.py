@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from functools import cache, lru_cache
 from typing import Any, ClassVar
 
-from bridge.core.cursor import Cursor
+from bridge.core.cursor import Cursor, EventId
 from bridge.core.event import Closing, Confirmation, Event, Notice, NoticeCode
 from bridge.core.task import TaskKey
 from bridge.wire.document import PLAIN, Include, encoded
@@ -65,7 +66,7 @@ class Format(ABC):
     """Whether its events have an id that carries the mark."""
 
     stays_open: ClassVar[bool] = False
-    """Whether a connection outlives its tasks."""
+    """Whether a connection outlives its tasks, and may follow several tags and groups: the mark is theirs."""
 
     has_cursor: ClassVar[bool] = True
     """Whether a client has somewhere to read how far it is, so that `reset` says something to it."""
@@ -93,6 +94,10 @@ class Format(ABC):
     def without_ids(self) -> Format:
         """The same where an id would say too much, without framing."""
         return self if self.mark is None else format_of(type(self), self.include, NO_IDS)
+
+    def with_mark(self, mark: str) -> Format:
+        """The same with ids of a list, or of several."""
+        return format_of(type(self), self.include, mark, framed=self.framed)
 
     @property
     def carries_raw(self) -> bool:
@@ -140,6 +145,16 @@ class Format(ABC):
     def end(self, tasks: int) -> bytes:
         """All tasks have finished."""
         return self.control("end", {"tasks": tasks})
+
+    def group_done(self, group: str, counts: Mapping[str, int], event_id: EventId) -> bytes:
+        """All tasks of a closed group have finished.
+
+        Args:
+            counts: How many ended with each status.
+            event_id: What a client resumes with that has seen it.
+        """
+        fields = {"group": group, "counts": dict(counts), "cursor": str(event_id)}
+        return self.control("group_done", fields)
 
     def keepalive(self) -> bytes:
         """The shortest bytes that reset the idle timers of proxies and clients."""
@@ -205,6 +220,11 @@ class Frames:
             if fmt.shared:
                 self._encoded[fmt] = data
         return data
+
+    def amend(self, event: Event) -> None:
+        """The same event says more from now on (`bridge.journal.base.Journal.amend`)."""
+        self.event = event
+        self.release()
 
     def release(self) -> None:
         """Drop its bytes; they are encoded again when they are needed."""

@@ -14,7 +14,7 @@ import { gzipSync } from "node:zlib";
 const at = (path) => fileURLToPath(new URL(path, import.meta.url));
 const read = (path) => readFileSync(at(path), "utf8");
 const STATIC = "../../bridge/web/static/";
-const LIMITS = { "dist/index.js": 3000, "dist/react.js": 1000, "dist/vue.js": 1000, "dist/eta.js": 1000 }; // bytes, after `gzip -9`
+const LIMITS = { "dist/index.js": 3200, "dist/react.js": 1500, "dist/vue.js": 1500, "dist/eta.js": 1000, "dist/api.js": 2500 }; // bytes, after `gzip -9`
 const TARGET = "es2022";
 // The order in which names are given to variables: of some thousand tried, the one that compresses best.
 const NAMES = "tnsreoihdlJyuXBFIZvaYDjbOW_mSfURMqVGcCxkNwzpQLKTAP$gHE";
@@ -133,7 +133,9 @@ async function built() {
   }
   outputs["dist/eta.js"] = outputs[`${STATIC}eta.js`] = await esModule("src/eta.ts");
   outputs["dist/eta.cjs"] = await commonJs("src/eta.ts");
-  for (const name of ["react", "vue", "store", "eta"]) {
+  outputs["dist/api.js"] = await esModule("src/api.ts");
+  outputs["dist/api.cjs"] = await commonJs("src/api.ts");
+  for (const name of ["react", "vue", "store", "eta", "api"]) {
     outputs[`dist/${name}.d.ts`] = typesOf(`src/${name}.ts`);
     outputs[`dist/${name}.d.cts`] = asCommonJs(outputs[`dist/${name}.d.ts`]);
   }

@@ -15,7 +15,7 @@ import orjson
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.browser.inspecting import GONE, PIXEL, Inspector, inspecting, shared_browser, shared_loop
+from tests.browser.inspecting import FILES, GONE, PIXEL, Inspector, inspecting, shared_browser, shared_loop
 from tests.chaos.site import site, studio
 from tests.e2e.scene import Scene, path_of, stage
 from tests.e2e.test_commands import started
@@ -236,7 +236,8 @@ async def test_what_a_provider_says_is_never_more_than_text(browser: Browser, tm
     error = {"code": HOSTILE, "message": HOSTILE + "</p><script>pwned(6)</script>"}
     failed = qingbo(HOSTILE, "failed", 50, error=error, model=HOSTILE)
     done = qingbo("hostile", "completed", 100, result={"images": [{"url": urls}]})
-    async with stage() as scene, inspecting(browser) as seen:
+    async with stage() as scene, inspecting(browser, expected=[GONE]) as seen:
+        await seen.page.unroute(FILES)
         refs = [
             await scene.script("qingbo", HOSTILE, failed),
             await scene.script("qingbo", "hostile", done),
@@ -251,6 +252,8 @@ async def test_what_a_provider_says_is_never_more_than_text(browser: Browser, tm
         await expect(seen.page.locator("#outputs li").first).to_be_visible()
         links = await seen.page.locator("#outputs a").evaluate_all("(all) => all.map((one) => one.href)")
         assert sorted(links) == ["http://elsewhere.invalid/x.png", "http://router.invalid/reboot"]
+        # The bridge cannot get them, and the page asks nobody else on its own.
+        await expect(seen.page.get_by_role("button", name="Load this")).to_have_count(2)
         assert await seen.page.locator("#outputs img, #outputs video").count() == 0
         await seen.select(refs[0])
         await expect(seen.page.locator("#details-error")).to_contain_text("<script>pwned(6)</script>")
@@ -376,7 +379,7 @@ async def test_everything_can_be_done_from_the_keyboard(browser: Browser, scene:
         await expect(seen.page.get_by_role("dialog")).to_be_hidden()
         await expect(focused).to_have_id("cancel")
         await tab_to(seen, "[role=tab]")
-        for name in ("Code", "Submit", "Self-test", "Bridge", "Frames"):
+        for name in ("Code", "Submit", "Self-test", "Webhooks", "Bridge", "Frames"):
             await press("ArrowRight")
             await expect(focused).to_have_text(name)
             await expect(seen.page.get_by_role("tabpanel", name=name)).to_be_visible()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, expect
 
-from tests.browser.inspecting import GONE, Inspector, inspecting, shared_browser, shared_loop
+from tests.browser.inspecting import FILES, GONE, PIXEL, Inspector, inspecting, shared_browser, shared_loop
 from tests.e2e.scene import Scene, stage
 from tests.fakes.credentials import TOKEN_SETTINGS, bearer, token
-from tests.harness import qingbo, qingbo_done
+from tests.fakes.origin import serving_origin
+from tests.harness import qingbo, qingbo_done, running_bridge
 
 pytestmark = pytest.mark.anyio
 
@@ -98,3 +100,30 @@ async def test_it_offers_what_the_caller_may_do(browser: Browser, scene: Scene) 
         await seen.tab("Submit")
         options = seen.page.locator("#submit-upstream option")
         assert await options.all_text_contents() == ["qingbo"]
+
+
+@pytest.mark.parametrize("stored", [False, True])
+async def test_results_come_through_the_bridge_with_a_ticket(
+    browser: Browser, tmp_path: Path, *, stored: bool
+) -> None:
+    """The file needs the provider's key; the page has a token, and an image sends no headers."""
+    outputs = {"outputs": {"store": f"file:{tmp_path / 'copies'}"}} if stored else {}
+    async with serving_origin() as origin:
+        origin.links["video_1"] = None
+        origin.serve("/v1/videos/video_1/content", PIXEL, "image/png")
+        upstream = {"preset": "openai-videos", "base_url": origin.url("/v1"), "api_key": "sk-0123456789"}
+        async with (
+            running_bridge({"videos": upstream}, **TOKEN_SETTINGS, **outputs) as bridge,
+            inspecting(browser, expected=[GONE]) as seen,
+        ):
+            await seen.page.unroute(FILES)
+            await seen.open(bridge.url, "videos/video_1")
+            await sign_in(seen, token("videos/video_1"))
+            await seen.says("videos/video_1", "completed")
+            image = seen.page.locator("#outputs img")  # some providers return animated images as videos
+            await expect(image).to_have_js_property("naturalWidth", 1)
+            link = await image.get_attribute("src") or ""
+            assert link.startswith(f"{bridge.url}/v1/tasks/videos/video_1/outputs/0?ticket=")
+            await expect(seen.page.locator("#outputs", has_text="stored copy")).to_have_count(int(stored))
+            assert {head.headers["authorization"] for head in origin.asked} == {"Bearer sk-0123456789"}
+            assert len([one for one in seen.asked if one.url.endswith("/v1/tickets")]) == 1

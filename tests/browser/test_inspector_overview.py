@@ -47,7 +47,11 @@ async def test_a_result_that_does_not_load_is_a_sentence_and_a_link(
     url = f"https://broken.example/result.{kind}"
     ref = await done(scene, kind, url)
     async with inspecting(browser, expected=[GONE]) as seen:
-        await seen.page.route("https://broken.example/**", lambda route: route.fulfill(status=403))
+        for address in (
+            "https://broken.example/**",
+            "**/outputs/0",
+        ):  # neither from the provider nor the bridge
+            await seen.page.route(address, lambda route: route.fulfill(status=403))
         await seen.open(scene.bridge.url)
         await seen.select(ref)
         await expect(seen.page.locator("#outputs .unloaded")).to_contain_text("cannot be shown here")

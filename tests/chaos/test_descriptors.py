@@ -25,6 +25,7 @@ TRIES = 40
 ANSWERED_WITHIN = 1.0
 
 
+@pytest.mark.extended
 async def test_newcomers_are_turned_away_those_inside_stay_and_it_recovers() -> None:
     async with studio() as provider, site(provider.url) as bridge:
         (ref,) = await provider.submit([{"queue_seconds": 0, "run_seconds": 100, "outcome": "completed"}])

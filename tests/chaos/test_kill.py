@@ -20,7 +20,7 @@ async def test_open_tasks_are_watched_again_unasked_and_paced_and_everybody_gets
     told = await kill_under_load(Plan(**SMALL), tmp_path)
     assert told.faults == []
     assert told.judge.counts["resets"] == 0
-    assert told.announced > 10
+    assert told.announced >= 5
     assert told.restored > 50
 
 

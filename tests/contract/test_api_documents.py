@@ -32,7 +32,7 @@ from bridge.auth.authenticator import COOKIE, TICKET
 from bridge.auth.caller import TokenScope
 from bridge.auth.tickets import MAX_TICKET_SECONDS
 from bridge.config.settings import Settings
-from bridge.core.cursor import Cursor
+from bridge.core.cursor import Cursor, EventId
 from bridge.core.event import Closing, Event, Notice, NoticeCode
 from bridge.core.merge import lost, merge, unknown
 from bridge.core.resume import locate
@@ -322,7 +322,7 @@ def test_every_example_of_a_message_is_one():
 def served():
     """Every route with its methods, as the application has them."""
     services = dict.fromkeys(Services.__dataclass_fields__)
-    services["settings"] = SimpleNamespace(inspector=False)
+    services["settings"] = SimpleNamespace(inspector=False, private_hosts=(), webhook_hosts=(), auth="none")
     services["clock"] = SimpleNamespace(time=lambda: 0.0)
     for route in routes(Services(**services)):
         path = re.sub(r":\w+}", "}", route.path)
@@ -413,7 +413,8 @@ def test_credentials_are_where_the_code_looks_for_them():
     with_ticket = {
         path for _, path, one in operations() if {"ticket": []} in one.get("security", OPENAPI["security"])
     }
-    assert with_ticket == {"/v1/ws", "/v1/events", "/v1/tasks/{upstream}/{task_id}/events"}
+    files = "/v1/tasks/{upstream}/{task_id}/outputs/{n}"
+    assert with_ticket == {"/v1/ws", "/v1/events", "/v1/tasks/{upstream}/{task_id}/events", files}
 
 
 def test_numbers_are_those_of_the_code():
@@ -484,6 +485,7 @@ def frames(form):
     """Everything the encoder can say in one form."""
     for one in Status:
         yield Frames(event(3, state(one, 50.0))).payload_for(form, now=WALL)
+    yield form.group_done("nightly", {"completed": 2, "failed": 1}, EventId(Cursor(EPOCH, 3), "abcdefgh"))
     yield form.end(2)
     for token in ("not a cursor", "other-1", "epoch-9"):
         yield form.reset(locate(token, None, epoch="epoch", head=1).reset_reason, retry=1000)
@@ -527,7 +529,13 @@ def test_every_line_is_a_message():
     assert said == ASYNCAPI["channels"]["events"]["messages"].keys()
 
 
-OF_TYPE = {"state": "socketState", "done": "socketDone", "notice": "socketNotice", "reset": "socketReset"}
+OF_TYPE = {
+    "state": "socketState",
+    "done": "socketDone",
+    "notice": "socketNotice",
+    "reset": "socketReset",
+    "group_done": "socketGroupDone",
+}
 
 
 def message_of(data):

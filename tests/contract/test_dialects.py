@@ -1,9 +1,9 @@
 """Every preset against every recorded or documented payload, each with the place it was taken from.
 
 `recordings/NAME/` holds answers of the status call; below it `submit/`, `follow_up/` and `cancel/` hold
-answers of those calls, `stream/` frames of the provider's own stream, `calls/` the calls themselves, and
-`callback/` what it posts (see `test_preset_callbacks.py`). What a preset is asked for here follows from its
-document: none is an exception by name.
+answers of those calls, `status_many/` answers about many tasks, `stream/` frames of the provider's own
+stream, `calls/` the calls themselves, and `callback/` what it posts (see `test_preset_callbacks.py`). What
+a preset is asked for here follows from its document: none is an exception by name.
 """
 
 import json
@@ -22,7 +22,7 @@ from bridge.dialects.registry import load_preset, preset_names
 from bridge.dialects.words import STATUS_WORDS, fold
 
 PAYLOADS = Path(__file__).parents[2] / "bridge" / "simulator" / "recordings"
-FOLDERS = ("submit", "follow_up", "cancel", "stream", "callback", "calls")
+FOLDERS = ("submit", "follow_up", "cancel", "stream", "callback", "calls", "status_many")
 FILES = sorted(PAYLOADS.glob("*/*.json"))
 
 
@@ -136,6 +136,27 @@ def test_the_answer_to_a_cancel_reads_as_expected(file):
     assert look is None or shown(look)[0] == expect
 
 
+@pytest.mark.parametrize("file", below("status_many"), ids=named)
+def test_each_document_of_an_answer_about_many_tasks_reads_as_expected(file):
+    case, answer = recorded(file)
+    dialect, expect, task_ids = load_preset(preset_of(file)), case["expect"], case["task_ids"]
+    documents = check(expect, lambda: dialect.read_status_many(answer, task_ids), answer)
+    if documents is not None:
+        looks = {
+            task_id: dialect.read_status(HttpResponse(200, {}, text), task_id)
+            for task_id, text in documents.items()
+        }
+        assert {task_id: shown(look)[0] for task_id, look in looks.items()} == expect
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in preset_names() if "status_many" in document(name)["calls"]]
+)
+def test_a_preset_with_a_call_about_many_tasks_has_its_answer_and_its_request(name):
+    assert list(PAYLOADS.glob(f"{name}/status_many/*.json"))
+    assert (PAYLOADS / name / "calls" / "status_many.json").is_file()
+
+
 @pytest.mark.parametrize("file", below("stream"), ids=named)
 def test_a_frame_reads_as_expected(file):
     case = read(file)
@@ -159,6 +180,8 @@ def test_a_call_goes_where_the_provider_documents_it(file):
         request = dialect.submit_request(
             Submission(body=bytes_of(case.get("submitted", {})), options=options)
         )
+    elif call == "status_many":
+        request = dialect.status_many.request(case["task_ids"])
     else:
         request = getattr(dialect, f"{call}_request")(case["task_id"])
     body = None if request.body is None else json.loads(request.body)

@@ -53,18 +53,20 @@ jobs = st.lists(
     st.builds(
         Job,
         queue=st.just("hook"),
-        id=st.sampled_from("1234"),
+        id=st.sampled_from("1234567"),
         body=st.binary(max_size=3),
-        ordering=st.sampled_from(["", "o"]),
+        ordering=st.sampled_from(["", "o", "o", "\0\1"]),
         due=st.sampled_from([0, START + SECOND]),
         attempts=st.just(0),
+        replaceable=st.booleans(),
+        offset=st.just(0),
     ),
-    max_size=2,
+    max_size=3,
 )
 states = st.builds(
-    lambda key, version, session, mode, end, content, raw, jobs, details: state_of(
+    lambda key, version, session, mode, end, content, raw, jobs, details, keep: state_of(
         key, version, session, mode=mode, end=end, content=content, raw=raw, jobs=jobs, details=details
-    ),
+    )._replace(keep=keep),
     keys,
     st.integers(1, 4),
     sessions,
@@ -74,6 +76,7 @@ states = st.builds(
     st.sampled_from([None, b"raw"]),
     jobs,
     details,
+    st.sampled_from([False, False, True]),
 )
 
 
@@ -125,8 +128,12 @@ operations = st.one_of(
     call("records", st.lists(st.sampled_from(SEARCHED), max_size=3)),
     call("history", keys, st.sampled_from([0, START + SECOND])),
     call("newest", st.sampled_from(["video", "image"]), st.just("-"), final=st.booleans(), limit=st.just(2)),
-    call("listing", st.just("video"), tag=st.sampled_from(["", "red"]), group=st.sampled_from(["", "g"]),
-         after=st.sampled_from([0, START + SECOND]), limit=st.just(3)),
+    call("listing", st.just("video"), st.sampled_from(["-", "theirs"]), tag=st.sampled_from(["", "red"]),
+         group=st.sampled_from(["", "g"]), before=st.sampled_from([0, START + SECOND]), limit=st.just(3)),
+    call("oldest", st.just("video"), st.just("-"), after=st.sampled_from([0, START + SECOND]),
+         limit=st.just(3)),
+    call("accounts", st.sampled_from(["video", "image"])),
+    call("forget", sessions, keys),
     call("register", sessions, keys, details.filter(lambda found: found is not None)),
     call("announce", sessions, keys, st.sampled_from(["stalled", "fresh"]), st.sampled_from([b"n", None])),
     call("confirm", sessions, st.lists(st.tuples(keys, st.sampled_from(CONFIRMATIONS)), max_size=2)),
@@ -140,9 +147,16 @@ operations = st.one_of(
     call("get", st.lists(names, max_size=2)),
     call("begin", sessions, names, st.sampled_from([b"d", b"e"]), seconds=short),
     call("finish", sessions, names, st.sampled_from([b"done", None])),
+    call("add_jobs", jobs, limits=st.just(JobLimits(jobs=3))),
     call("claim_jobs", sessions, st.just("hook"), limit=st.just(100), lease=short),
-    call("finish_job", sessions, st.just("hook"), st.sampled_from("1234"),
+    call("claim_jobs", sessions, st.just("hook"), limit=st.just(100), lease=short,
+         ahead=st.sampled_from([0.0, 2.0, 1e6])),
+    call("finish_job", sessions, st.just("hook"), st.sampled_from("1234567"),
          retry_at=st.sampled_from([0, START + 3 * SECOND])),
+    call("finish_job", sessions, st.just("hook"), st.sampled_from("1234567"),
+         retry_at=st.sampled_from([0, START + 3 * SECOND]), attempted=st.booleans()),
+    call("waiting", st.lists(st.sampled_from(["hook", "none"]), max_size=3)),
+    call("drop_queue", st.sampled_from(["hook", "none"])),
     call("hold", names, st.sampled_from("12"), st.sampled_from([1.0, 4.0]), limit=st.just(5.0),
          window=st.just(10.0)),
     call("settle", names, st.sampled_from("12"), st.sampled_from([0.0, 0.5])),

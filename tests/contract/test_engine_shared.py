@@ -1,4 +1,4 @@
-"""What every engine promises of samples, documents, operations, jobs and holds."""
+"""What every engine promises of samples, documents, operations and holds."""
 
 from __future__ import annotations
 
@@ -6,23 +6,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from bridge.core.task import TaskKey
 from bridge.engine.base import (
-    ApplyOutcome,
     DocumentEntry,
-    End,
-    Job,
-    JobLimits,
-    Mode,
     OperationState,
     Put,
 )
-from tests.fakes.engines import ENGINES, EngineUse, VirtualTime, require, state_of
+from tests.fakes.engines import ENGINES, EngineMaker, EngineUse, VirtualTime, require
 
 pytestmark = pytest.mark.anyio
 
-TASK = TaskKey("video", "one")
-KEY = "video/-"
 SECOND = 1_000_000
 
 
@@ -173,147 +165,47 @@ async def test_a_dead_session_begins_nothing(use: EngineUse) -> None:
     assert (await use.engine.begin("a", "op", b"d", seconds=60)).state is OperationState.NEW
 
 
-# Jobs
+async def test_an_answer_is_kept_as_it_was_given(use: EngineUse) -> None:
+    answer = bytes(range(256)) * 400  # 100 KB
+    await use.engine.begin("a", "op \0 é /", b"\0\1", seconds=86_400)
+    assert await use.engine.finish("a", "op \0 é /", answer) is True
+    use.time.advance(86_399)
+    assert await use.engine.begin("b", "op \0 é /", b"\0\1", seconds=60) == (OperationState.DONE, answer)
 
 
-def job(number: int, *, queue: str = "hook", ordering: str = "", due: int = 0, body: bytes = b"x") -> Job:
-    return Job(queue, f"job-{number}", body, ordering, due)
-
-
-async def add(use: EngineUse, *jobs: Job, limits: JobLimits | None = None) -> int:
-    """Write jobs with a state of a task of their own; how many were dropped."""
-    use.added = getattr(use, "added", 0) + 1  # type: ignore[attr-defined]
-    key = TaskKey("video", f"with-jobs-{use.added}")  # type: ignore[attr-defined]
-    (applied,) = await use.apply(
-        "a", state_of(key, 1, mode=Mode.FREE, jobs=jobs), limits=limits or JobLimits()
-    )
-    assert applied.outcome is ApplyOutcome.RECORDED
-    return applied.dropped
-
-
-async def claimed(use: EngineUse, session: str, *, limit: int = 10, lease: float = 30) -> list[str]:
-    jobs = await use.engine.claim_jobs(session, "hook", limit=limit, lease=lease)
-    return [one.id for one in jobs]
-
-
-async def test_jobs_are_written_only_with_a_recorded_state(use: EngineUse) -> None:
-    await use.want("a", TASK)
-    (ok,) = await use.apply("a", state_of(TASK, 1, jobs=[job(1)]))
-    assert ok.outcome is ApplyOutcome.RECORDED
-    others = [
-        ("a", state_of(TASK, 1, jobs=[job(2)])),  # a duplicate
-        ("b", state_of(TASK, 2, "b", jobs=[job(3)])),  # fenced
-        ("a", state_of(TASK, 5, jobs=[job(4)])),  # stale
-    ]
-    for session, state in others:
-        (applied,) = await use.apply(session, state)
-        assert applied.outcome is not ApplyOutcome.RECORDED
-    await use.apply("a", state_of(TASK, 2, end=End.ENDED))
-    (final,) = await use.apply("a", state_of(TASK, 3, mode=Mode.FREE, jobs=[job(5)]))
-    assert final.outcome is ApplyOutcome.FINAL
-    assert (await use.engine.census()).jobs == 1
-    assert await claimed(use, "b") == ["job-1"]
-
-
-async def test_a_claimed_job_is_as_it_was_written_and_counts_its_claims(use: EngineUse) -> None:
-    body = bytes(range(256))
-    await add(use, job(1, ordering="task", due=use.time.now, body=body))
-    assert await use.engine.claim_jobs("a", "hook", limit=1, lease=1) == [
-        Job("hook", "job-1", body, "task", use.time.now, 1)
-    ]
-    use.time.advance(1)
-    (again,) = await use.engine.claim_jobs("b", "hook", limit=1, lease=1)
-    assert again.attempts == 2
-
-
-async def test_jobs_are_claimed_when_due_the_earliest_first(use: EngineUse) -> None:
-    now = use.time.now
-    await add(use, job(1, due=now + 5 * SECOND), job(2, due=now + SECOND), job(3, due=now))
-    assert await claimed(use, "a") == ["job-3"]
-    use.time.advance(5)
-    assert await claimed(use, "b", limit=1) == ["job-2"]
-    assert await claimed(use, "b", limit=1) == ["job-1"]
-    assert await claimed(use, "b") == []
-
-
-async def test_one_job_of_an_ordering_is_in_flight_in_their_order(use: EngineUse) -> None:
-    await add(use, job(1, ordering="x"), job(2, ordering="y"), job(3, ordering="x"))
-    await add(use, job(4, ordering="x"), job(5))
-    assert set(await claimed(use, "a")) == {"job-1", "job-2", "job-5"}
-    assert await claimed(use, "b") == []
-    assert await use.engine.finish_job("a", "hook", "job-1") is True
-    assert await claimed(use, "b") == ["job-3"]
-    # One that is tried again later stays before the others.
-    assert await use.engine.finish_job("b", "hook", "job-3", retry_at=use.time.now + 5 * SECOND) is True
-    assert await claimed(use, "b") == []
-    use.time.advance(5)
-    assert await claimed(use, "a") == ["job-3"]
-    assert await use.engine.finish_job("a", "hook", "job-3") is True
-    assert await claimed(use, "a") == ["job-4"]
-
-
-async def test_jobs_of_ended_leases_and_dead_sessions_are_due_again(use: EngineUse) -> None:
-    await use.session("c", ttl=5)
-    await add(use, job(1), job(2, ordering="x"), job(3, ordering="x"))
-    assert await claimed(use, "c", limit=1, lease=2) == ["job-1"]
-    assert await claimed(use, "c", limit=1, lease=600) == ["job-2"]
-    assert await claimed(use, "a") == []
-    use.time.advance(2)
-    assert await claimed(use, "a") == ["job-1"]
-    assert await use.engine.finish_job("c", "hook", "job-1") is False
-    use.time.advance(3)
-    assert await claimed(use, "a") == ["job-2"]
-    assert await use.engine.finish_job("c", "hook", "job-2") is False
-    assert await use.engine.finish_job("a", "hook", "job-2") is True
-
-
-async def test_a_job_is_finished_once_and_by_its_session(use: EngineUse) -> None:
-    await add(use, job(1))
-    assert await use.engine.finish_job("a", "hook", "job-1") is False
-    await claimed(use, "a")
-    assert await use.engine.finish_job("b", "hook", "job-1") is False
-    assert await use.engine.finish_job("a", "hook", "job-1") is True
-    assert await use.engine.finish_job("a", "hook", "job-1") is False
-    assert (await use.engine.census()).jobs == 0
-    assert await claimed(use, "a") == []
-
-
-async def test_a_queue_is_bounded_in_number_and_the_state_is_recorded(use: EngineUse) -> None:
-    limits = JobLimits(jobs=3)
-    assert await add(use, job(1), job(2), limits=limits) == 0
-    assert await add(use, job(3), job(4), job(5), limits=limits) == 2
-    assert await add(use, job(6, queue="other"), limits=limits) == 0
-    assert await claimed(use, "a") == ["job-1", "job-2", "job-3"]
-    assert await add(use, job(7), limits=limits) == 1  # in flight they count too
-    await use.engine.finish_job("a", "hook", "job-1")
-    assert await add(use, job(8), limits=limits) == 0
-
-
-async def test_a_queue_is_bounded_in_bytes(use: EngineUse) -> None:
-    limits = JobLimits(size=10_000)
-    assert await add(use, *[job(number, body=b"x" * 3000) for number in range(5)], limits=limits) == 2
-    assert await claimed(use, "a") == ["job-0", "job-1", "job-2"]
-    assert await add(use, job(7, body=b"x" * 3000), limits=limits) == 1
-    for number in range(3):
-        await use.engine.finish_job("a", "hook", f"job-{number}")
-    assert await add(use, job(8, body=b"x" * 20_000), limits=limits) == 1
-    assert await add(use, job(9, body=b"x" * 3000), limits=limits) == 0
-
-
-async def test_the_same_job_is_written_once(use: EngineUse) -> None:
-    assert await add(use, job(1), job(1)) == 0
-    assert await add(use, job(1)) == 0
-    assert await claimed(use, "a") == ["job-1"]
-    assert (await use.engine.census()).jobs == 1
-
-
-async def test_a_dead_session_claims_and_finishes_no_job(use: EngineUse) -> None:
-    await use.session("c", ttl=2)
-    await add(use, job(1), job(2))
-    assert await claimed(use, "c", limit=1) == ["job-1"]
-    use.time.advance(2)
-    assert await claimed(use, "c") == []
-    assert await use.engine.finish_job("c", "hook", "job-1") is False
+@pytest.mark.parametrize("maker", ENGINES, ids=lambda maker: maker.name)
+@pytest.mark.parametrize("limits", [{"max_answers": 3}, {"answer_bytes": 3 * 1700}], ids=["number", "bytes"])
+async def test_of_too_many_answers_those_that_end_first_are_forgotten(
+    maker: EngineMaker, limits: dict[str, int]
+) -> None:
+    require(maker)
+    time = VirtualTime()
+    async with maker.open(time, **limits) as engine:
+        use = EngineUse(engine, time)
+        await use.session("a", ttl=3600)
+        await engine.begin("a", "pending", b"d", seconds=5)
+        for number in range(10):
+            await engine.begin("a", f"op-{number}", b"d", seconds=60 + number)
+            await engine.finish("a", f"op-{number}", b"x" * 1000)
+        found = {
+            name: (await engine.begin("a", name, b"d", seconds=60)).state
+            for name in ("op-0", "op-6", "op-7", "op-9", "pending")
+        }
+        assert found == {
+            "op-0": OperationState.NEW,
+            "op-6": OperationState.NEW,
+            "op-7": OperationState.DONE,
+            "op-9": OperationState.DONE,
+            "pending": OperationState.PENDING,
+        }
+        # What has ended does not count.
+        time.advance(100)
+        for number in range(3):
+            await engine.begin("a", f"new-{number}", b"d", seconds=60)
+            await engine.finish("a", f"new-{number}", b"x" * 1000)
+        for number in range(3):
+            done = await engine.begin("a", f"new-{number}", b"d", seconds=60)
+            assert done.state is OperationState.DONE
 
 
 # Holds

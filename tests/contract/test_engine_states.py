@@ -13,16 +13,22 @@ from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     ENTRY_BYTES,
+    FORGOTTEN_SECONDS,
+    KEPT_SECONDS,
     MAX_STATES,
     ApplyOutcome,
+    Called,
     ConfirmEntry,
     DetailsEntry,
     End,
+    ForgetEntry,
+    Listing,
     Mode,
     NoticeEntry,
     Record,
     Stamp,
     StateEntry,
+    Want,
 )
 from tests.fakes.engines import ENGINES, EngineMaker, EngineUse, VirtualTime, require, state_of
 
@@ -294,7 +300,7 @@ async def test_bytes_and_ids_of_any_kind_are_kept_as_they_are(use: EngineUse) ->
     record = await use.record(key)
     assert (dict(record.notices), record.confirmation) == ({"stalled": everything}, Confirmation(1.25))
     assert await use.engine.newest("video", "acc:ount/{y}", final=False, limit=5) == [key]
-    assert [found for _, found in await use.engine.listing("video")] == [key]
+    assert [found.key for found in await use.engine.listing("video", key.account)] == [key]
     await use.engine.leave("a")
     assert [claimed.key for claimed in await use.engine.claim("b", account=key.account, limit=5)] == [key]
 
@@ -366,13 +372,14 @@ async def test_a_task_never_seen_can_be_registered(use: EngineUse) -> None:
     assert await use.log(before) == [DetailsEntry(offset, before, OTHER, details(["x"]))]
     record = await use.record(OTHER)
     assert (record.version, record.details, record.first_seen) == (0, details(["x"]), 0)
-    assert await use.engine.listing("video", tag="x") == []
+    assert await use.engine.listing("video", "-", tag="x") == []
     await use.want("a", OTHER)
     (applied,) = await use.apply("a", state_of(OTHER, 1))
     entry = (await use.log())[-1]
     assert isinstance(entry, StateEntry)
     assert entry.details == details(["x"])
-    assert await use.engine.listing("video", tag="x") == [(applied.offset, OTHER)]
+    listed = Listing(applied.offset, OTHER, details(["x"]))
+    assert await use.engine.listing("video", "-", tag="x") == [listed]
 
 
 async def test_details_are_in_the_log_with_the_first_state_and_when_they_change(use: EngineUse) -> None:
@@ -390,16 +397,25 @@ async def test_details_are_in_the_log_with_the_first_state_and_when_they_change(
     assert (await use.record(TASK)).details == b'{"group":"g"}'
 
 
-async def test_tasks_are_listed_in_the_order_first_seen(use: EngineUse) -> None:
-    keys = [TaskKey("video", str(number), f"account-{number % 3}") for number in range(7)]
+async def test_the_tasks_of_an_account_are_listed_by_their_first_state(use: EngineUse) -> None:
+    keys = [TaskKey("video", str(number), f"account/{number % 3}%") for number in range(21)]
     await use.want("a", *keys)
     seen = await use.apply("a", *[state_of(key, 1) for key in keys])
     await use.apply("a", *[state_of(key, 2) for key in reversed(keys)])
-    listed = [(one.offset, key) for one, key in zip(seen, keys, strict=True)]
-    assert await use.engine.listing("video") == listed
-    assert await use.engine.listing("video", after=listed[2][0], limit=2) == listed[3:5]
-    assert await use.engine.listing("video", after=listed[-1][0]) == []
-    assert await use.engine.listing("image") == []
+    oldest = [Listing(one.offset, key, None) for one, key in zip(seen, keys, strict=True)][1::3]
+    listed, account = oldest[::-1], keys[1].account
+    listing = use.engine.listing
+    assert await listing("video", account) == listed
+    assert await listing("video", account, before=listed[2].first_seen, limit=2) == listed[3:5]
+    assert await listing("video", account, before=listed[-1].first_seen) == []
+    assert await listing("video", account, limit=1) == listed[:1]
+    assert await listing("video", "account/1") == []
+    assert await listing("image", account) == []
+    assert await use.engine.accounts("video") == ["account/0%", "account/1%", "account/2%"]
+    assert await use.engine.accounts("image") == []
+    assert await use.engine.oldest("video", account, after=0, limit=99) == oldest
+    assert await use.engine.oldest("video", account, after=oldest[1].first_seen, limit=3) == oldest[2:5]
+    assert await use.engine.oldest("video", account, after=oldest[-1].first_seen, limit=3) == []
 
 
 async def test_tasks_are_listed_by_tag_and_group(use: EngineUse) -> None:
@@ -410,10 +426,11 @@ async def test_tasks_are_listed_by_tag_and_group(use: EngineUse) -> None:
         await use.apply("a", state_of(key, 1, details=details(names, group)))
 
     async def listed(**which: str) -> list[TaskKey]:
-        return [key for _, key in await use.engine.listing("video", **which)]  # type: ignore[arg-type]
+        return [one.key for one in await use.engine.listing("video", "-", **which)][::-1]  # type: ignore[arg-type]
 
     assert await listed(tag="x") == keys[:2]
     assert await listed(group="g") == [keys[0], keys[2]]
+    assert await listed(tag="g") == await listed(group="x") == await listed(tag="x", group="h") == []
     assert await listed(tag="y", group="g") == [keys[2]]
     # Registered otherwise, later: where it was first seen.
     await use.engine.register("a", keys[0], details(["y"], "h"))
@@ -428,8 +445,8 @@ async def test_details_that_are_no_json_object_have_no_tags(use: EngineUse) -> N
     ):
         key = TaskKey("video", str(number))
         assert await verdict(use, "a", key, 1, mode=Mode.FREE, details=odd) is ApplyOutcome.RECORDED
-    assert [key.task_id for _, key in await use.engine.listing("video", tag="x")] == ["4"]
-    assert len(await use.engine.listing("video")) == 5
+    assert [one.key.task_id for one in await use.engine.listing("video", "-", tag="x")] == ["4"]
+    assert len(await use.engine.listing("video", "-")) == 5
 
 
 async def test_the_newest_tasks_of_an_account_by_whether_they_have_ended(use: EngineUse) -> None:
@@ -450,6 +467,149 @@ async def test_the_newest_tasks_of_an_account_by_whether_they_have_ended(use: En
     assert await newest("video", "-", final=True, limit=5) == [ended, lost]
     assert await newest("video", "-", final=True, limit=1) == [ended]
     assert await newest("video", "nobody", final=True, limit=1) == []
+
+
+async def test_names_of_one_account_are_not_those_of_another(use: EngineUse) -> None:
+    mine, theirs = TaskKey("video", "1"), TaskKey("video", "1", "theirs")
+    elsewhere = TaskKey("image", "1")
+    for key in (mine, theirs, elsewhere):
+        await use.apply("a", state_of(key, 1, mode=Mode.FREE, details=details(["x"], "g")))
+    for key in (mine, theirs, elsewhere):
+        for which in ({}, {"tag": "x"}, {"group": "g"}, {"tag": "x", "group": "g"}):
+            listed = await use.engine.listing(key.upstream, key.account, **which)  # type: ignore[arg-type]
+            assert [one.key for one in listed] == [key]
+
+
+async def test_many_tasks_of_one_group_are_paged_with_another_tag(use: EngineUse) -> None:
+    keys = [TaskKey("video", f"t/{number}") for number in range(2500)]
+    for start in range(0, len(keys), MAX_STATES):
+        batch = keys[start : start + MAX_STATES]
+        states = [
+            state_of(key, 1, mode=Mode.FREE, details=details(["x"] if start == 0 else ["y"], "g"))
+            for key in batch
+        ]
+        await use.apply("a", *states)
+    listing = use.engine.listing
+    found = await listing("video", "-", tag="x", group="g", limit=50)
+    assert [one.key for one in found] == keys[MAX_STATES - 1 : MAX_STATES - 51 : -1]
+    rest = await listing("video", "-", tag="x", group="g", before=found[-1].first_seen, limit=50)
+    assert [one.key for one in rest] == keys[MAX_STATES - 51 :: -1]
+    assert [one.key for one in await listing("video", "-", group="g", limit=1000)] == keys[:1499:-1]
+
+
+# Kept with a state
+
+
+async def test_a_task_is_kept_with_its_state(use: EngineUse) -> None:
+    mine, ownerless, ended = (TaskKey("video", f"new/{name}") for name in ("mine", "ownerless", "ended"))
+    await use.want("a", mine)
+    states = [
+        state_of(mine, 1, mode=Mode.OWNER),
+        state_of(ownerless, 1, mode=Mode.FREE),
+        state_of(ended, 1, mode=Mode.FREE, end=End.ENDED),
+        state_of(TASK, 1, "b"),  # fenced
+    ]
+    await use.apply("a", *[one._replace(keep=True) for one in states[:3]])
+    await use.apply("b", states[3]._replace(keep=True))
+    records = await use.engine.records([mine, ownerless, ended, TASK])
+    assert [record.persistent for record in records] == [True, True, False, False]
+    # What no replica polls is an orphan, due a moment later, whatever became of who recorded it.
+    assert await use.engine.claim("b", account="-", limit=9) == []
+    assert (await use.engine.census()).orphans == 1
+    use.time.advance(KEPT_SECONDS)
+    (claimed,) = await use.engine.claim("b", account="-", limit=9)
+    assert (claimed.key, claimed.owner, claimed.version) == (ownerless, "b", 1)
+    await use.apply("b", state_of(ownerless, 2, "b")._replace(keep=True))
+    assert (await use.record(ownerless)).owner == "b"
+    amended = state_of(ended, 2, mode=Mode.AMEND)._replace(keep=True)
+    assert [one.outcome for one in await use.apply("a", amended)] == [ApplyOutcome.RECORDED]
+    assert not (await use.record(ended)).persistent
+
+
+# Forgetting
+
+
+async def test_a_forgotten_task_leaves_nothing_behind(use: EngineUse) -> None:
+    key = TaskKey("video", "models/one", "theirs")
+    await use.want("a", key)
+    await use.apply("a", state_of(key, 1, details=details(["x"], "g")), state_of(TASK, 1))
+    await use.engine.keep("a", key, called_back=True)
+    await use.engine.announce("a", key, "stalled", b"1")
+    before = await use.head()
+    assert await use.engine.forget("b", key), "whoever owns it"
+    (entry,) = await use.log(before)
+    assert entry == ForgetEntry(entry.offset, before, key)
+    assert await use.record(key) == Record(key, forgotten=entry.offset)
+    assert await use.engine.history(key, 0) == []
+    for which in ({}, {"tag": "x"}, {"group": "g"}):
+        assert await use.engine.listing("video", "theirs", **which) == []  # type: ignore[arg-type]
+    assert await use.engine.newest("video", "theirs", final=False, limit=9) == []
+    assert await use.engine.owned("a", after=None, limit=9) == [TASK]
+    assert await use.engine.accounts("video") == ["-"]
+    assert await use.engine.call("a", TaskKey("video", "one", "theirs")) == (Called.UNKNOWN, None)
+    assert await use.engine.call("a", key) == (Called.UNKNOWN, None)
+    await use.engine.leave("a")
+    assert [one.key for one in await use.engine.claim("b", account="theirs", limit=9)] == []
+    assert (await use.engine.census()).orphans == 1
+    assert not await use.engine.forget("b", key), "once"
+
+
+async def test_an_ended_or_a_registered_task_and_an_orphan_can_be_forgotten(use: EngineUse) -> None:
+    await use.apply("a", state_of(TASK, 1, end=End.ENDED))
+    await use.engine.register("a", OTHER, details(["x"]))
+    await use.engine.keep("a", OTHER, called_back=False)
+    third = TaskKey("video", "three")
+    await use.engine.want("a", [Want(third)], linger=30.0)
+    before = await use.head()
+    assert [await use.engine.forget("a", key) for key in (TASK, OTHER, third)] == [True, True, False]
+    assert await use.engine.newest("video", "-", final=True, limit=9) == []
+    assert [type(entry) for entry in await use.log(before)] == [ForgetEntry, ForgetEntry]
+    assert (await use.engine.census()).orphans == 0
+    assert (await use.record(third)).owner == "a", "of which there was nothing"
+
+
+async def test_a_dead_session_forgets_nothing(use: EngineUse) -> None:
+    await use.apply("a", state_of(TASK, 1))
+    use.time.advance(61)
+    log = await use.log()
+    assert not await use.engine.forget("a", TASK)
+    assert await use.log() == log
+    assert (await use.record(TASK)).version == 1
+
+
+async def test_a_state_that_builds_on_a_forgotten_one_is_stale(use: EngineUse) -> None:
+    await use.apply("a", state_of(TASK, 1), state_of(TASK, 2))
+    await use.engine.forget("b", TASK)
+    assert await verdict(use, "a", TASK, 3) is ApplyOutcome.FENCED, "its owner is no longer one"
+    (again,) = await use.apply("a", state_of(TASK, 2, mode=Mode.FREE))
+    assert (again.outcome, again.version) == (ApplyOutcome.STALE, 0)
+    assert again.record is not None
+    assert again.record.forgotten > 0
+    await use.want("a", TASK)
+    assert await verdict(use, "a", TASK, 3) is ApplyOutcome.STALE
+    # Seen anew, it begins anew.
+    (first,) = await use.apply("a", state_of(TASK, 1))
+    assert first.outcome is ApplyOutcome.RECORDED
+    record = await use.record(TASK)
+    assert (record.version, record.first_seen) == (1, first.offset)
+    assert 0 < record.forgotten < record.first_seen
+    assert await verdict(use, "a", TASK, 2) is ApplyOutcome.RECORDED
+    assert [one.key for one in await use.engine.listing("video", "-")] == [TASK]
+
+
+async def test_that_a_task_was_forgotten_is_known_for_an_hour(use: EngineUse) -> None:
+    await use.session("a", ttl=86_400)
+    await use.apply("a", state_of(TASK, 1))
+    await use.engine.forget("a", TASK)
+    assert (await use.record(TASK)).forgotten
+    for _ in range(2):
+        use.time.advance(FORGOTTEN_SECONDS / 2 - 10)
+        await use.renew("a", ttl=86_400)
+        assert (await use.record(TASK)).forgotten
+    use.time.advance(30)
+    await use.renew("a", ttl=86_400)
+    assert await use.record(TASK) == Record(TASK)
+    assert await verdict(use, "a", TASK, 3, mode=Mode.FREE) is ApplyOutcome.RECORDED
 
 
 # The log

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from bridge.core.details import NO_DETAILS, TaskDetails
 from bridge.core.event import Confirmation, Event, Notice, NoticeCode
 from bridge.core.task import Failure, Source, State, TaskKey
 from bridge.errors import JournalError
@@ -350,3 +351,206 @@ async def test_a_forgotten_task_is_in_no_list(make: Any, tmp_path: Path) -> None
         await made.tidy()
         assert list(await made.journal.newest(TASK.upstream, "-", final=True, limit=10)) == []
         assert await made.journal.first_seen([TASK]) == [None]
+
+
+# What tasks are known by
+
+
+class Index:
+    """What an index follower heard, in order, with the states between."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+        journal.follow_index(self)
+        journal.follow(self)
+
+    def described(self, key: TaskKey, details: TaskDetails) -> None:
+        self.heard.append(("described", key, details))
+
+    def forgotten(self, key: TaskKey) -> None:
+        self.heard.append(("forgotten", key))
+
+    def recorded(self, event: Event) -> None:
+        self.heard.append(("recorded", event.key, event.cursor.offset))
+
+    def noticed(self, key: TaskKey, notice: Notice) -> None:
+        pass
+
+    def new_epoch(self) -> None:
+        pass
+
+
+NEXT = TaskKey("qingbo", "task-2")
+USERS = TaskDetails(tags=("user-1", "video"), group="batch-1", deadline_seconds=60.0)
+
+
+async def keys_of(journal: Journal, **which: Any) -> list[TaskKey]:
+    return [one.key for one in await journal.listing("qingbo", "-", **which)]
+
+
+async def test_what_a_task_was_submitted_with_outlives_its_end(made: Made) -> None:
+    journal = made.journal
+    assert await journal.details_of([TASK, NEXT]) == [NO_DETAILS, NO_DETAILS]
+    journal.describe(TASK, USERS)
+    assert await journal.details_of([TASK]) == [NO_DETAILS]
+    await journal.append(TASK, now(made))
+    await journal.append(TASK, now(made, "completed"))
+    await journal.append(NEXT, now(made))
+    assert await journal.details_of([NEXT, TASK]) == [NO_DETAILS, USERS]
+    assert journal.details(TASK) == NO_DETAILS
+    assert await keys_of(journal) == [NEXT, TASK]
+    assert await keys_of(journal, tag="user-1") == await keys_of(journal, group="batch-1") == [TASK]
+    assert await keys_of(journal, tag="video", group="batch-1") == [TASK]
+    assert await keys_of(journal, tag="video", group="batch-2") == []
+    assert await keys_of(journal, tag="batch-1") == await keys_of(journal, group="video") == []
+    ((place, key, details),) = await journal.listing("qingbo", "-", tag="video")
+    assert (place, key, details) == (1, TASK, USERS)
+    assert await journal.listing("vapi", "-") == await journal.listing("qingbo", "theirs") == []
+
+
+async def test_details_are_passed_on_before_their_state(made: Made) -> None:
+    index = Index(made.journal)
+    made.journal.describe(TASK, USERS)
+    assert index.heard == []
+    await made.journal.append(TASK, now(made))
+    await made.journal.append(TASK, now(made, progress=9.0))
+    assert index.heard == [("described", TASK, USERS), ("recorded", TASK, 1), ("recorded", TASK, 2)]
+
+
+async def test_a_registration_replaces_the_names_and_says_since_when(made: Made) -> None:
+    journal = made.journal
+    journal.describe(TASK, USERS)
+    await journal.append(TASK, now(made))
+    await journal.append(NEXT, now(made))
+    index = Index(journal)
+    again = TaskDetails(tags=("video", "user-2"), webhook="https://a/hook")
+    await journal.register(TASK, again)
+    await journal.register(NEXT, TaskDetails(tags=("user-2",)))
+    assert await journal.details_of([TASK]) == [again._replace(since=2)]
+    assert journal.details(TASK) == again._replace(since=2)
+    assert journal.details(NEXT) == TaskDetails(tags=("user-2",), since=2)
+    assert [one[:2] for one in index.heard] == [("described", TASK), ("described", NEXT)]
+    assert await keys_of(journal, tag="user-1") == await keys_of(journal, group="batch-1") == []
+    assert await keys_of(journal, tag="user-2") == [NEXT, TASK]
+    assert await keys_of(journal, tag="user-2", before=2) == [TASK]
+    await journal.append(TASK, now(made, "completed"))
+    await journal.register(TASK, NO_DETAILS)
+    assert journal.details(TASK) == NO_DETAILS
+    assert await keys_of(journal, tag="user-2") == [NEXT]
+    assert await keys_of(journal) == [NEXT, TASK]
+
+
+async def test_a_lost_task_that_is_registered_has_its_details_when_it_comes_back(made: Made) -> None:
+    await made.journal.append(TASK, now(made, "lost"))
+    await made.journal.register(TASK, USERS)
+    assert made.journal.details(TASK) == USERS._replace(since=1)
+
+
+async def test_without_a_state_nothing_is_registered(made: Made) -> None:
+    index = Index(made.journal)
+    await made.journal.register(TASK, USERS)
+    assert await made.journal.details_of([TASK]) == [NO_DETAILS]
+    await made.journal.append(TASK, now(made))
+    assert await keys_of(made.journal, tag="video") == []
+    assert index.heard == [("recorded", TASK, 1)]
+
+
+async def test_what_is_registered_replaces_what_was_to_be_recorded(made: Made) -> None:
+    await made.journal.append(TASK, now(made))
+    made.journal.describe(TASK, TaskDetails(tags=("old",)))
+    await made.journal.register(TASK, TaskDetails(tags=("new",)))
+    await made.journal.append(TASK, now(made, progress=5.0))
+    assert await keys_of(made.journal, tag="old") == []
+    assert await keys_of(made.journal, tag="new") == [TASK]
+
+
+async def test_a_forgotten_task_leaves_nothing(made: Made) -> None:
+    journal = made.journal
+    assert await journal.forget(TASK) is False
+    journal.describe(TASK, USERS)
+    await journal.append(TASK, now(made))
+    await journal.append(TASK, now(made, "completed"))
+    journal.confirm(TASK, Confirmation(WALL))
+    index = Index(journal)
+    assert await journal.forget(TASK) is True
+    assert await journal.forget(TASK) is False
+    assert index.heard == [("forgotten", TASK)]
+    assert await journal.latest([TASK]) == [None]
+    assert await recorded_after(journal, TASK, 0) == []
+    assert await journal.details_of([TASK]) == [NO_DETAILS]
+    assert await journal.first_seen([TASK]) == [None]
+    assert journal.confirmation(TASK) is None
+    assert await keys_of(journal) == await keys_of(journal, tag="video") == []
+    assert await journal.newest("qingbo", "-", final=True, limit=9) == []
+    event = await journal.append(TASK, now(made))
+    assert event.cursor.offset == 3
+    assert [one.first_offset for one in await journal.listing("qingbo", "-")] == [3]
+    assert await keys_of(journal, tag="video") == []
+    assert journal.details(TASK) == NO_DETAILS
+
+
+async def test_states_around_a_deletion_are_deleted_or_begin_the_task_anew(made: Made) -> None:
+    """Queued before it they are deleted with it; queued later they are a new task without its names."""
+    journal = made.journal
+    journal.describe(TASK, USERS)
+    steps = [
+        asyncio.ensure_future(step)
+        for step in (
+            journal.append(TASK, now(made)),
+            journal.append(TASK, now(made, "completed")),
+            journal.append(NEXT, now(made)),
+            journal.forget(TASK),
+            journal.append(TASK, now(made, progress=1.0)),
+            journal.register(TASK, TaskDetails(tags=("later",))),
+        )
+    ]
+    await asyncio.gather(*steps)
+    assert [event.cursor.offset for event in await recorded_after(journal, TASK, 0)] == [4]
+    assert await keys_of(journal, group="batch-1") == []
+    assert [one[:2] for one in await journal.listing("qingbo", "-")] == [(4, TASK), (3, NEXT)]
+    assert await keys_of(journal, tag="later") == [TASK]
+
+
+async def test_retention_deletes_details_and_names_too(make: Any, tmp_path: Path) -> None:
+    async with make(tmp_path, retention=60.0) as made:
+        journal = made.journal
+        journal.describe(TASK, USERS)
+        await journal.append(TASK, now(made, "completed"))
+        index = Index(journal)
+        await made.clock.advance(61)
+        await journal.append(NEXT, now(made))
+        await made.tidy()
+        assert ("forgotten", TASK) in index.heard
+        assert await journal.details_of([TASK]) == [NO_DETAILS]
+        assert await keys_of(journal) == [NEXT]
+        assert await keys_of(journal, tag="video") == []
+
+
+async def test_a_listing_is_paged_by_place(made: Made) -> None:
+    journal = made.journal
+    keys = [TaskKey("qingbo", f"task-{number}") for number in range(7)]
+    for number, key in enumerate(keys):
+        journal.describe(key, TaskDetails(tags=("t", f"odd-{number % 2}"), group=f"g{number % 3}"))
+        await journal.append(key, now(made))
+    theirs = TaskKey("qingbo", "task-1", "theirs")
+    journal.describe(theirs, TaskDetails(tags=("t",), group="g1"))
+    await journal.append(theirs, now(made))
+    for key in keys[:3]:
+        await journal.append(key, now(made, "completed"))
+    for which, expected in (
+        ({}, keys),
+        ({"tag": "t"}, keys),
+        ({"tag": "odd-1"}, keys[1::2]),
+        ({"group": "g1"}, keys[1::3]),
+        ({"tag": "odd-1", "group": "g1"}, keys[1:2]),
+        ({"tag": "t", "group": "g0"}, keys[0::3]),
+    ):
+        found: list[TaskKey] = []
+        before = 0
+        while page := await journal.listing("qingbo", "-", before=before, limit=2, **which):
+            assert len(page) <= 2
+            found += [one.key for one in page]
+            before = page[-1].first_offset
+        assert found == expected[::-1]
+    assert [one.key for one in await journal.listing("qingbo", "theirs", tag="t")] == [theirs]
+    assert await journal.listing("qingbo", "-", before=2**80, limit=1) != []

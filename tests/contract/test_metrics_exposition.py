@@ -36,7 +36,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 TOOLS = Path(__file__).parent.parent / "tools"
 ALLOWED_COMPLAINTS: set[str] = set()  # of promtool, each with the line of the contract that demands it
 
-CALLS = {"status", "submit", "cancel", "stream", "alias"}
+CALLS = {"status", "status_many", "submit", "cancel", "stream", "alias"}
 OUTCOMES = {"ok", "not_modified", "refused", "not_found", "busy", "error", "timeout", "unreadable"}
 STATUSES = {
     "queued",
@@ -81,6 +81,27 @@ PROMISED = {
     "bridge_resumes_total": ("counter", DELIVERY | {RESULT: {"current", "newer", "reset", "ended"}}),
     "bridge_events_total": ("counter", DELIVERY),
     "bridge_conflated_total": ("counter", DELIVERY),
+    "bridge_webhook_deliveries_total": (
+        "counter",
+        {RESULT: {"delivered", "failed", "expired", "gone", "dropped"}},
+    ),
+    "bridge_files_total": (
+        "counter",
+        UPSTREAM | {RESULT: {"sent", "not_modified", "refused", "unavailable", "timeout", "cut", "left"}},
+    ),
+    "bridge_file_bytes_total": ("counter", UPSTREAM | {"origin": {"provider", "store", "inline"}}),
+    "bridge_files_in_flight": ("gauge", {}),
+    "bridge_cost_total": ("counter", UPSTREAM),
+    "bridge_output_copies_total": ("counter", {RESULT: {"in_time", "later", "error", "failed"}}),
+    "bridge_output_copy_bytes_total": ("counter", {}),
+    "bridge_output_copy_seconds": ("histogram", {}),
+    "bridge_output_copies_in_flight": ("gauge", {}),
+    "bridge_output_copies_waiting": ("gauge", {}),
+    "bridge_output_copies_oldest_seconds": ("gauge", {}),
+    "bridge_webhook_attempt_seconds": ("histogram", {}),
+    "bridge_webhook_waiting": ("gauge", {}),
+    "bridge_webhook_oldest_seconds": ("gauge", {}),
+    "bridge_webhooks_disabled": ("gauge", {}),
     "bridge_callbacks_total": (
         "counter",
         UPSTREAM | {RESULT: {"accepted", "forged", "unknown_task", "challenge"}},

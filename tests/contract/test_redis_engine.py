@@ -18,7 +18,9 @@ from bridge.engine.base import (
     LEARNED_SECONDS,
     BeatEntry,
     End,
+    ForgetEntry,
     Job,
+    Listing,
     Mode,
     Release,
     Report,
@@ -384,7 +386,7 @@ async def test_old_tasks_are_deleted_with_everything_that_leads_to_them(valkey: 
     clock.advance(86_401)
     await use.session("a", ttl=10_000_000, opens=False)
     assert [(await use.record(key)).version for key in (ended, lost, open_)] == [0, 1, 1]
-    assert await engine.listing("video", tag="red") == []
+    assert await engine.listing("video", "-", tag="red") == []
     assert await engine.newest("video", "-", final=True, limit=10) == [lost]
     clock.advance(8 * 86_400)
     await use.session("a", ttl=10_000_000, opens=False)
@@ -392,7 +394,60 @@ async def test_old_tasks_are_deleted_with_everything_that_leads_to_them(valkey: 
     left = valkey.ask("KEYS", "*")
     found = [name for name in ("x/ended", "one/open", "tails", "blank", "open:") if name in left]
     assert found == [], left
-    assert valkey.ask("ZCARD", "{bridge}:list:video") == ":1\r\n"
+    assert valkey.ask("ZCARD", "{bridge}:tasks:video/-") == ":1\r\n"
+    await engine.close()
+
+
+async def test_what_a_version_before_listed_is_listed_by_account(valkey: RedisServer) -> None:
+    """It had one list of all accounts of an upstream, and may go on writing it while both are deployed."""
+    engine = await opened(valkey)
+    keys = [TaskKey("video", f"{number}\0x", f"{number % 2}/of") for number in range(1300)]
+    tagged = b'{"tags": ["red"], "group": "g"}'
+    for start in range(0, len(keys), 50):
+        batch = keys[start : start + 50]
+        await engine.apply("a", [state_of(key, 1, mode=Mode.FREE, details=tagged) for key in batch])
+    moved = """
+        for _, name in ipairs({'0%2Fof', '1%2Fof'}) do
+          local list = '{bridge}:tasks:video/' .. name
+          for _, one in ipairs(redis.call('ZRANGE', list, 0, -1)) do
+            redis.call('ZADD', '{bridge}:list:video', 0, one)
+          end
+          redis.call('UNLINK', list, '{bridge}:listed:video')
+        end
+        return redis.call('ZCARD', '{bridge}:list:video')"""
+    assert valkey.ask("EVAL", moved, "0") == ":3900\r\n"
+    listed = [one.key for one in await engine.listing("video", "1/of", tag="red", group="g", limit=1000)]
+    assert listed == keys[::-1][::2]
+    assert valkey.ask("EXISTS", "{bridge}:list:video") == ":0\r\n"
+    assert await engine.accounts("video") == ["0/of", "1/of"]
+    # It forgets a task that is listed here: nothing leads to it any more.
+    text = "video/1%2Fof/1299\0x"
+    assert valkey.ask("UNLINK", f"{{bridge}}:t:{text}") == ":1\r\n"
+    assert (await engine.listing("video", "1/of", limit=1))[0].key == keys[1297]
+    assert [one.key for one in await engine.listing("video", "1/of", tag="red", limit=2)] == [
+        keys[1297],
+        keys[1295],
+    ]
+    assert valkey.ask("ZCARD", "{bridge}:tasks:video/1%2Fof") == f":{650 * 3 - 2}\r\n"
+    # It registers one anew.
+    first = (await engine.records([keys[0]]))[0].first_seen
+    valkey.ask("HSET", f"{{bridge}}:t:video/0%2Fof/{keys[0].task_id}", "x", '{"tags": ["blue"]}')
+    valkey.ask("ZADD", "{bridge}:list:video", "0", f"tag:blue\0{first:016d}\0video/0%2Fof/{keys[0].task_id}")
+    assert [one.key for one in await engine.listing("video", "0/of", tag="blue")] == [keys[0]]
+    assert keys[0] not in [one.key for one in await engine.listing("video", "0/of", tag="red", limit=1000)]
+    await engine.close()
+
+
+async def test_a_version_before_takes_a_deletion_for_that_of_a_document(valkey: RedisServer) -> None:
+    """One that does not know it must not lose its connection over it."""
+    engine = await opened(valkey)
+    await record(engine, 1)
+    before = (await open_session(engine)).head
+    assert await engine.forget("a", TASK)
+    (entry,) = await engine.read(before, block=0)
+    assert isinstance(entry, ForgetEntry)
+    raw = valkey.ask("XRANGE", "{bridge}:log", f"{entry.offset}", "+").split("\r\n")
+    assert [raw[place] for place in (10, 12, 14, 16)] == ["j", "forgotten", "g", "video/-/one"]
     await engine.close()
 
 
@@ -463,9 +518,10 @@ async def everything(engine: RedisEngine) -> None:
     await engine.register("a", task, details)
     await engine.announce("a", task, "stalled", b"{}")
     await engine.confirm("a", [(task, Confirmation(1.5, 2.5))])
-    assert await engine.listing("video", tag="red", group="g") == [
-        ((await engine.records([task]))[0].first_seen, task)
-    ]
+    listed = Listing((await engine.records([task]))[0].first_seen, task, details)
+    assert await engine.listing("video", "-", tag="red", group="g") == [listed]
+    assert await engine.oldest("video", "-", after=0, limit=9) == [listed]
+    assert await engine.accounts("video") == ["-"]
     assert await engine.newest("video", "-", final=False, limit=3) == [task]
     assert len(await engine.history(task, 0)) == 1
     await engine.release("a", [Release(task, now)], transfer=True)
@@ -488,6 +544,14 @@ async def everything(engine: RedisEngine) -> None:
     await engine.apply("a", [state_of(task, 2, end=End.ENDED, jobs=[job])])
     assert len(await engine.claim_jobs("a", "hook", limit=5, lease=9)) == 1
     assert await engine.finish_job("a", "hook", "1")
+    await engine.run("forget_answers", [engine.keys.operation(b"x")])
+    newer = [Job("hook", str(number), b"body", "o", replaceable=True) for number in range(2, 5)]
+    await engine.apply("a", [state_of(TASK, 1, mode=Mode.FREE, jobs=newer[:2])])
+    assert len(await engine.claim_jobs("a", "hook", limit=5, lease=9)) == 1
+    await engine.apply("a", [state_of(TASK, 2, mode=Mode.FREE, jobs=newer[2:])])
+    assert await engine.finish_job("a", "hook", "3", retry_at=5)
+    assert [found.jobs for found in await engine.waiting(["hook", "none"])] == [1, 0]
+    assert await engine.drop_queue("hook") == 1
     assert (await engine.hold("x", "1", 1.0, limit=5.0, window=60.0)).ok
     await engine.settle("x", "1", 0.5)
     assert await engine.read(0, block=0.01) != []

@@ -6,9 +6,9 @@ import asyncio
 import json
 import os
 import stat
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,7 @@ import pytest
 from bridge.app.transfer import Exported, Imported, export_tasks, import_tasks
 from bridge.clock import SystemClock
 from bridge.config.settings import Settings
+from bridge.core.details import TaskDetails
 from bridge.core.learned import Measurement, Run, TaskKind
 from bridge.core.task import State, TaskKey
 from bridge.engine.base import End, Engine
@@ -24,7 +25,10 @@ from bridge.journal.learned import decode_run, encode_run
 from bridge.journal.portable import read_runs, read_tasks
 from bridge.journal.sqlite.codec import decode
 from bridge.journal.sqlite.journal import SqliteJournal
-from tests.docs.programs import ran
+from bridge.webhooks.endpoint import Webhook
+from bridge.webhooks.signature import new_secret
+from bridge.webhooks.stored import EndpointHealth, StoredWebhooks, decode_stored
+from tests.commands import Ended, run
 from tests.fakes.engines import ENGINES, EngineMaker, EngineUse, VirtualTime, require
 from tests.fakes.tasks import state
 
@@ -92,7 +96,7 @@ async def test_from_a_file_into_an_engine_and_back(use: EngineUse, source: Path,
 
     there, back = tmp_path / "there.ndjson", tmp_path / "back.ndjson"
     assert await export_tasks(settings(source), SystemClock(), there) == Exported(len(TASKS), OPEN, 0)
-    assert dict(read_tasks(there)) == TASKS
+    assert {task.key: task.state for task in read_tasks(there)} == TASKS
     done = await import_tasks(settings(source), SystemClock(), there, connect)
     assert done == Imported(len(TASKS), OPEN, 0)
     for key, known in TASKS.items():
@@ -109,7 +113,7 @@ async def test_from_a_file_into_an_engine_and_back(use: EngineUse, source: Path,
     assert sorted(owned) == sorted(key for key in TASKS if key.task_id.startswith("open"))
     assert [one.key for one in await use.engine.claim("a", account=THEIRS.account, limit=9)] == [THEIRS]
     assert await export_tasks(settings(source), SystemClock(), back, connect) == Exported(len(TASKS), OPEN, 0)
-    assert dict(read_tasks(back)) == TASKS
+    assert {task.key: task.state for task in read_tasks(back)} == TASKS
     again = await import_tasks(settings(source), SystemClock(), there, connect)
     assert again == Imported(0, 0, len(TASKS))
 
@@ -143,6 +147,51 @@ async def test_what_was_learned_goes_with_the_tasks(use: EngineUse, source: Path
     await import_tasks(settings(tmp_path / "new.db"), SystemClock(), back)
     await export_tasks(settings(tmp_path / "new.db"), SystemClock(), again)
     assert encoded(again) == encoded(there)
+
+
+HOOKS = [
+    Webhook(
+        id=f"wh_{number}", url=f"https://app.test/{number}", secret=new_secret(), tags=("a",), created_at=1.0
+    )
+    for number in range(2)
+]
+
+
+def stored(*hooks: Webhook) -> bytes:
+    failing = {hook.id: EndpointHealth(failing_since=5.0, at="x") for hook in hooks}
+    return StoredWebhooks({hook.id: hook for hook in hooks}, failing).encode()
+
+
+async def test_webhooks_and_details_go_with_the_tasks(use: EngineUse, tmp_path: Path) -> None:
+    async def connect() -> Engine:
+        return Lent(use.engine)  # type: ignore[return-value] # what is not there is the engine's
+
+    key, details = TaskKey("qingbo", "one"), TaskDetails("https://app.test/x?token=ü", ("a",), "album")
+    source, there, back, again = (tmp_path / name for name in ("old.db", "there", "back", "again"))
+    async with journal(source) as opened:
+        opened.describe(key, details)
+        await opened.append(key, state())
+        await opened.append(TaskKey("qingbo", "two"), state())
+        await opened.ledger.put("webhooks", stored(*HOOKS), expect=None, seconds=1e9)
+        exported = await export_tasks(settings(source), SystemClock(), there)  # while it is open
+    assert (exported.tasks, exported.webhooks) == (2, 2)
+    assert stat.S_IMODE(there.stat().st_mode) == 0o600
+    theirs = replace(HOOKS[0], url="https://elsewhere.test")
+    await use.engine.put("webhooks", stored(theirs), expect=None, seconds=1e9)
+    assert (await import_tasks(settings(source), SystemClock(), there, connect)).webhooks == 1
+    assert (await import_tasks(settings(source), SystemClock(), there, connect)).webhooks == 0
+    ((_, document),) = await use.engine.get(["webhooks"])
+    assert decode_stored(document) == decode_stored(stored(theirs, HOOKS[1]))
+    assert (await use.record(key)).details == details.encode()
+    assert [one.key for one in await use.engine.listing("qingbo", "-", tag="a")] == [key]
+    await export_tasks(settings(source), SystemClock(), back, connect)
+    assert (await import_tasks(settings(tmp_path / "new.db"), SystemClock(), back)).webhooks == 2
+    async with journal(tmp_path / "new.db") as opened:
+        assert opened.details(key) == details
+        ((_, document),) = await opened.ledger.get(["webhooks"])
+        assert decode_stored(document) == decode_stored(stored(theirs, HOOKS[1]))
+        await export_tasks(settings(tmp_path / "new.db"), SystemClock(), again)
+    assert sorted(again.read_text().splitlines()) == sorted(back.read_text().splitlines())
 
 
 async def test_a_file_of_an_older_version_has_tasks_only(source: Path, tmp_path: Path) -> None:
@@ -180,7 +229,7 @@ async def test_into_another_file_and_what_is_known_there_stays(source: Path, tmp
         (lambda lines: [*lines[:5], *lines[6:]], "line 173 cannot be read: 171 tasks before it"),
         (lambda lines: [*lines[:2], lines[2][:40], *lines[3:]], "line 3 cannot be read: "),
         (lambda lines: [*lines[:2], '{"upstream": 7}', *lines[3:]], "line 3 cannot be read: "),
-        (lambda lines: [lines[0].replace("2", "9"), *lines[1:]], "has the format 9; this version"),
+        (lambda lines: [lines[0].replace("3", "9"), *lines[1:]], "has the format 9; this version"),
         (lambda _: ["{}"], "is not a file of tasks"),
         (lambda _: ["\0\0"], "is not a file of tasks"),
         (lambda _: [], "is not complete"),
@@ -226,25 +275,23 @@ async def test_the_commands_of_the_page_while_a_journal_is_in_use(source: Path, 
     for name, path in (("old", source), ("new", tmp_path / "new.db")):
         configs.append(tmp_path / f"{name}.toml")
         configs[-1].write_text(f'journal = "sqlite:{path}"\n[upstreams.qingbo]\n[upstreams.vapi]\n')
-    program = (sys.executable, "-m", "bridge", "journal")
     async with journal(source):  # as a bridge has it
-        code, out, err = await ran(*program, "export", "--config", configs[0], file)
-        assert (code, out, err) == (0, [f"tasks exported: {len(TASKS)}, of them open: {OPEN}"], [])
-        code, out, err = await ran(*program, "import", "--config", configs[0], file)
-        assert (code, out) == (3, [])
-        assert "in use by another bridge" in err[0]
-    code, out, err = await ran(*program, "import", "--config", configs[1], file)
-    assert (code, err) == (0, [])
-    assert out == [f"tasks imported: {len(TASKS)}, of them open: {OPEN}; known already: 0"]
-    code, out, err = await ran(*program, "export", "--config", configs[0], file)
-    assert (code, err) == (3, [f"Error: {file} already exists; give the file a name of its own"])
+        ended = await run("journal", "export", "--config", str(configs[0]), str(file))
+        assert ended == Ended(0, f"tasks exported: {len(TASKS)}, of them open: {OPEN}\n", "")
+        ended = await run("journal", "import", "--config", str(configs[0]), str(file))
+        assert (ended.code, ended.out) == (3, "")
+        assert "in use by another bridge" in ended.err
+    ended = await run("journal", "import", "--config", str(configs[1]), str(file))
+    assert ended == Ended(0, f"tasks imported: {len(TASKS)}, of them open: {OPEN}; known already: 0\n", "")
+    ended = await run("journal", "export", "--config", str(configs[0]), str(file))
+    assert ended == Ended(3, "", f"Error: {file} already exists; give the file a name of its own\n")
 
 
 async def test_a_backup_of_an_engine_names_what_makes_one(tmp_path: Path) -> None:
     address = "redis://bridge:top-secret@valkey:6379"
-    code, out, err = await ran(sys.executable, "-m", "bridge", "backup", address, tmp_path / "copy")
-    said = " ".join([*out, *err])
-    assert code == 1
+    ended = await run("backup", address, str(tmp_path / "copy"))
+    said = ended.out + ended.err
+    assert ended.code == 1
     assert "append-only file" in said
     assert "top-secret" not in said
 
@@ -255,12 +302,13 @@ async def test_an_engine_that_is_not_there_is_one_sentence(source: Path, tmp_pat
     await export_tasks(settings(source), SystemClock(), tmp_path / "tasks")
     url = f"redis://bridge:top-secret@127.0.0.1:{free_port()}"
     (tmp_path / "new.toml").write_text(f'engine = "{url}"\n[upstreams.qingbo]\n')
-    program = (sys.executable, "-m", "bridge", "journal", "import", "--config", tmp_path / "new.toml")
     async with asyncio.timeout(20):
-        code, out, err = await ran(*program, tmp_path / "tasks")
-    assert (code, out) == (3, [])
-    assert "engine" in err[-1]
-    assert "top-secret" not in " ".join(err)
+        ended = await run(
+            "journal", "import", "--config", str(tmp_path / "new.toml"), str(tmp_path / "tasks")
+        )
+    assert (ended.code, ended.out) == (3, ""), ended.err
+    assert "engine" in ended.err.splitlines()[-1]
+    assert "top-secret" not in ended.err
 
 
 def test_a_pipe_is_refused() -> None:

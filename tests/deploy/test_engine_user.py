@@ -10,7 +10,7 @@ import pytest
 from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.address import parse_address
-from bridge.engine.base import ApplyOutcome, End, Mode, Release, Report, Take, Want
+from bridge.engine.base import ApplyOutcome, End, Job, Mode, Release, Report, Take, Want
 from bridge.engine.redis.connect import ServerAccess
 from bridge.engine.redis.engine import RedisEngine
 from bridge.engine.redis.link import EngineLimits
@@ -38,7 +38,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
         yield running
 
 
-async def test_every_operation_is_permitted(server: RedisServer) -> None:
+async def test_every_operation_is_permitted(server: RedisServer) -> None:  # noqa: PLR0915 - a line for each
     access = ServerAccess(
         address=parse_address(f"redis://bridge@127.0.0.1:{server.port}"), password="a-password", timeout=20.0
     )
@@ -64,8 +64,10 @@ async def test_every_operation_is_permitted(server: RedisServer) -> None:
         await do("history", TASK, 0)
         await do("newest", "video", "-", final=False, limit=9)
         await do("register", "a", TASK, b'{"tags": ["x"], "group": "g"}')
-        await do("listing", "video")
-        await do("listing", "video", tag="x")
+        await do("listing", "video", "-")
+        tagged = await do("listing", "video", "-", tag="x", group="g")
+        assert await do("oldest", "video", "-", after=0, limit=1) == tagged
+        assert await do("accounts", "video") == ["-"]
         assert await do("read", 0, block=0.01)
         await do("announce", "a", TASK, "stalled", b"body")
         await do("confirm", "a", [(TASK, Confirmation(1.0))])
@@ -78,14 +80,18 @@ async def test_every_operation_is_permitted(server: RedisServer) -> None:
         await do("get", ["name"])
         await do("begin", "a", "create", b"digest", seconds=60)
         await do("finish", "a", "create", b"answer")
+        await do("add_jobs", [Job("queue", "job", b"body")])
+        await do("waiting", ["queue"])
         await do("claim_jobs", "a", "queue", limit=1, lease=5)
         await do("finish_job", "a", "queue", "job")
+        await do("drop_queue", "queue")
         await do("hold", "counter", "hold", 1.0, limit=5.0, window=60.0)
         await do("settle", "counter", "hold", 0.5)
         await do("call", "a", TASK)
         await do("owned", "a", after=None, limit=10)
         await do("release", "a", [Release(TASK, 1)], transfer=True)
         await do("claim", "a", account="-", limit=10)
+        await do("forget", "a", OTHER)
         await do("census")
         await do("leave", "a")
         await do("bury", limit=10, spacing=0.1)

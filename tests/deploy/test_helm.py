@@ -96,6 +96,10 @@ def settings(objects: list[dict[str, Any]], folder: Path) -> dict[str, Any]:
     image = {k: v for k, v in stages(ROOT / "Dockerfile")[-1].environment.items() if k.startswith("BRIDGE_")}
     keys = {"BRIDGE_UPSTREAMS__FAL__API_KEY": "a-key"}
     secret = {"BRIDGE_TOKEN_SECRETS": orjson.dumps([SECRET]).decode()}
+    (source, *_) = [one["secretRef"]["name"] for one in container(objects)["envFrom"]]
+    for made in of(objects, "Secret"):
+        if made["metadata"]["name"] == source:
+            secret |= made["stringData"]
     for variable in container(objects)["env"]:
         if "valueFrom" in variable:
             assert variable["valueFrom"]["secretKeyRef"]["name"] == "bridge-engine"

@@ -77,7 +77,12 @@ class Reader:
 
     def read(self, text: str) -> str:
         """A text of the page, with what differs here put in."""
-        for written, here in (("8080", self.bridge), ("9090", self.provider), ("5173", self.web)):
+        for written, here in (
+            ("8080", self.bridge),
+            ("9090", self.provider),
+            ("5173", self.web),
+            ("9099", self.web),
+        ):
             text = text.replace(written, str(here))
         text = re.sub(r"\b[83]000\b", str(self.web), text)
         text = text.replace(SUBMITTED, OUTCOME.format(self.outcome))
@@ -274,6 +279,32 @@ async def test_the_servers_in_go_and_node(here: Reader, tmp_path: Path, language
                 return str(orjson.loads("".join(await here.types(show)))[ref]["status"])
 
             await until(status, outcome)
+
+
+@pytest.mark.parametrize("language", ["python", "node"])
+async def test_the_webhook_receivers(home: Path, tmp_path: Path, language: str) -> None:
+    needed("node")
+    machine = Reader(tmp_path, home)
+    (lines,) = blocks("Webhook receivers", "toml")
+    (tmp_path / "bridge.toml").write_text(machine.read("\n".join(lines)))
+    _, (simulate,), (serve,), _ = blocks(BEFORE)
+    (install_python, python), (install_node, node), (show,) = blocks("Webhook receivers")
+    provider, bridge = (f"http://127.0.0.1:{port}/" for port in (machine.provider, machine.bridge))
+    there = replace(machine, variables={})
+    there.copies(f"webhook-{language}", tmp_path / "receiver")
+    await there.types(install_python if language == "python" else install_node)
+    async with (
+        machine.leaves_running(simulate, f"--port {machine.provider} --speed 20", provider),
+        there.leaves_running(python if language == "python" else node) as receiver,
+    ):
+        machine.variables = {"BRIDGE_PORT": str(machine.bridge)}
+        async with machine.leaves_running(serve, url=bridge):
+            machine.variables = {}
+            for outcome in ("completed", "failed"):
+                ref = await machine.submits(outcome)
+                await receiver.line(f"task.final {ref} {outcome}")
+                shown = orjson.loads("".join(await there.types(show)))
+                assert shown[ref]["status"] == outcome
 
 
 async def test_the_fastapi_backend(here: Reader, browser: Browser, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """What the code has, the documentation names; read from the code, so that nothing new is forgotten."""
 
+import json
 import re
 import runpy
 from dataclasses import fields
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry
 from starlette.routing import Route
 
@@ -14,12 +16,15 @@ from bridge.auth.authenticator import COOKIE
 from bridge.cli import main
 from bridge.cli.watch import submit, watch
 from bridge.config.load import CLIENT_VARIABLES
-from bridge.config.settings import Settings, UpstreamSettings
+from bridge.config.settings import OutputSettings, Settings, UpstreamSettings, WebhookSettings
 from bridge.core.cursor import Cursor
 from bridge.core.event import Closing, Event, NoticeCode
 from bridge.core.merge import unknown
 from bridge.core.resume import locate
 from bridge.core.task import Source, Status, TaskKey
+from bridge.delivery.members import MAX_MEMBERS
+from bridge.delivery.selected import OPENED
+from bridge.delivery.websocket import MAX_SELECTIONS
 from bridge.sources.upstream import UpstreamState
 from bridge.telemetry.metrics import DELIVERIES, Metrics
 from bridge.web.routes import routes
@@ -32,6 +37,7 @@ CONCEPTS = PAGES["docs/concepts.md"]
 CONFIGURATION = PAGES["docs/configuration.md"]
 ENDPOINTS = PAGES["docs/endpoints.md"]
 METRICS = PAGES["docs/metrics.md"]
+OPERATIONS = PAGES["docs/operations.md"]
 
 GENERATE = runpy.run_path(str(ROOT / "docs" / "generate.py"))
 
@@ -65,13 +71,18 @@ def test_every_table_that_can_be_generated_stands_in_a_page():
 def test_every_setting_is_in_the_configuration_page():
     known = coded(CONFIGURATION)
     for name in Settings.model_fields:
-        assert {name, "BRIDGE_UPSTREAMS__..." if name == "upstreams" else f"BRIDGE_{name.upper()}"} <= known
+        below = "__..." if name in ("outputs", "upstreams", "webhooks") else ""
+        assert {name, f"BRIDGE_{name.upper()}{below}"} <= known
     for name in UpstreamSettings.model_fields:
         assert {name, f"BRIDGE_UPSTREAMS__NAME__{name.upper()}"} <= known
+    for name in OutputSettings.model_fields:
+        assert {name, f"BRIDGE_OUTPUTS__{name.upper()}"} <= known
+    for name in WebhookSettings.model_fields:
+        assert {name, f"BRIDGE_WEBHOOKS__NAME__{name.upper()}"} <= known
 
 
 def test_every_setting_says_what_it_means():
-    models = (Settings, UpstreamSettings)
+    models = (Settings, OutputSettings, UpstreamSettings, WebhookSettings)
     assert [name for model in models for name, one in model.model_fields.items() if not one.description] == []
 
 
@@ -112,7 +123,9 @@ def test_the_metrics_page_names_no_metric_that_is_not_there():
 
 def served():
     services = dict.fromkeys(one.name for one in fields(Services))
-    services["settings"] = SimpleNamespace(inspector=True, auth="none", keepalive_seconds=15.0)
+    services["settings"] = SimpleNamespace(
+        inspector=True, auth="none", keepalive_seconds=15.0, private_hosts=(), webhook_hosts=()
+    )
     services["clock"] = SimpleNamespace(time=lambda: 0.0)
     for route in routes(Services(**services)):
         path = re.sub(r":\w+}", "}", route.path)
@@ -150,6 +163,47 @@ def test_every_error_code_is_in_the_endpoints_page(code, status):
 def test_every_notice_is_explained(code):
     assert code.value in coded(ENDPOINTS)
     assert re.search(rf"^\| `{code.value}` \| \w.+ \| \w.+ \|$", CONCEPTS, re.MULTILINE)
+
+
+def section(title):
+    """The text of the endpoints page below a heading, up to the next one of any level."""
+    after = ENDPOINTS.partition(f"{title}\n")[2]
+    assert after, title
+    return re.split(r"^#{2,3} ", after, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def messages(channel):
+    """The names of a channel's messages in the AsyncAPI document: `type` on a WebSocket, else the event."""
+    document = yaml.safe_load((GENERATE["API"] / "asyncapi.yaml").read_text("utf-8"))
+    for name, reference in document["channels"][channel]["messages"].items():
+        message = document["components"]["messages"][reference["$ref"].rsplit("/", 1)[1]]
+        kind = re.search(r'"type": \{"const": "(\w+)"\}', json.dumps(message))
+        yield kind[1] if kind and channel == "socket" else name
+
+
+@pytest.mark.parametrize(
+    ("channel", "title", "elsewhere"),
+    [
+        ("events", "### Events", {"state"}),
+        ("events", "## NDJSON", {"state", "notice", "reset"}),
+        ("socket", "## WebSocket", set()),
+    ],
+)
+def test_every_message_of_the_asyncapi_document_is_in_the_endpoints_page(channel, title, elsewhere):
+    named = set(re.findall(r"\w+", section(title)))
+    assert sorted(set(messages(channel)) - named - elsewhere) == []
+
+
+def test_a_websocket_subscribes_to_a_tag_or_a_group_as_the_endpoints_page_shows():
+    shown = section("## WebSocket")
+    assert re.search(r'\{"type":"subscribe",[^}]*"tag":', shown)
+    assert re.search(r'\{"type":"subscribe",[^}]*"group":', shown)
+
+
+@pytest.mark.parametrize("bound", [OPENED, MAX_MEMBERS, MAX_SELECTIONS])
+def test_what_bounds_followed_tags_and_groups_is_in_the_operations_page(bound):
+    rows = re.findall(r"^\| .*tags? (?:or|and) groups?.* \| fixed \| .*", OPERATIONS, re.MULTILINE)
+    assert any(re.search(rf"fixed \| {bound:,}\b", row) for row in rows), rows
 
 
 @pytest.mark.parametrize("closing", list(Closing))

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from bridge.cli import demo, main
 from bridge.config import limits
 from bridge.config.load import load
-from bridge.config.settings import Settings, UpstreamSettings
+from bridge.config.settings import OutputSettings, Settings, UpstreamSettings
 from bridge.simulator.server import SimulatorOptions, start
 from tests.conftest import missing
 from tests.docs.pages import README, ROOT, snippets
@@ -167,7 +167,12 @@ def test_the_example_configuration_has_every_setting_at_its_default_and_explains
     left_out = {name for name, field in Settings.model_fields.items() if field.default is None}
     # What is written wins over `limits = "exposed"`, so these are comments.
     implied = set(limits.fill({"limits": "exposed", "auth": "token"}))
-    assert set(written) == set(Settings.model_fields) - {"upstreams"} - left_out - implied
+    assert (
+        set(written) == set(Settings.model_fields) - {"outputs", "upstreams", "webhooks"} - left_out - implied
+    )
+    assert "# [webhooks.shop]" in text
+    text, _, of_outputs = text.partition("# [outputs]\n")
+    assert re.findall(r"^# (\w+) = ", of_outputs, re.MULTILINE) == list(OutputSettings.model_fields)
     assert [name for name in left_out if f"# {name} = " not in text] == []
     commented = tomllib.loads("\n".join(re.findall(r"^# (max_\w+ = \d+)$", text, re.MULTILINE)))
     defaults = {
@@ -181,9 +186,10 @@ def test_the_example_configuration_has_every_setting_at_its_default_and_explains
         "api_key_file",
         "follow_up_path",
         "callback_signing_key",
+        "max_spend_per_caller_per_day",
     }
     optional = ("dialect_file = ", "api_key_file = ", "follow_up_path = ", "callback_signing_key = ")
-    names = ('preset = "custom"', *optional)
+    names = ('preset = "custom"', "max_spend_per_caller_per_day = ", *optional)
     assert all(f"# {name}" in text for name in names)
     lines = text.splitlines()
     assert [

@@ -12,13 +12,15 @@ from tests.docs.pages import PAGES, ROOT
 UPGRADING = PAGES["docs/upgrading.md"]
 LOGGING = PAGES["docs/logging.md"]
 LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
+MAY_LOG = re.compile(rf"\blog(?:ger|ging)?\b.*\.(?:{'|'.join(LEVELS)}|LogRecord)\(", re.IGNORECASE)
 CODE = re.compile(r"`([^`]+)`")
 
 
 @cache
 def parsed() -> tuple[ast.Module, ...]:
-    files = sorted((ROOT / "bridge").rglob("*.py"))
-    return tuple(ast.parse(file.read_text("utf-8")) for file in files)
+    """Every file that may log."""
+    sources = (file.read_text("utf-8") for file in sorted((ROOT / "bridge").rglob("*.py")))
+    return tuple(ast.parse(source) for source in sources if MAY_LOG.search(source))
 
 
 def is_log_call(node: ast.AST) -> bool:
@@ -48,7 +50,12 @@ def events() -> frozenset[str]:
     )
 
 
-def logged() -> Iterator[str]:
+@cache
+def logged() -> tuple[str, ...]:
+    return tuple(_logged())
+
+
+def _logged() -> Iterator[str]:
     """The event of each call that logs; each of them if it is chosen before, in the same function."""
     for tree in parsed():
         for function in ast.walk(tree):

@@ -154,7 +154,7 @@ async def test_the_readme_from_top_to_bottom(
 
 
 async def test_the_page_of_the_client_from_top_to_bottom(desk: Desk, http: aiohttp.ClientSession) -> None:
-    install, watch_json = commands(CLIENT)
+    install, watch_json, submit_once = commands(CLIENT)
     assert install == "pip install task-event-bridge"  # tests/docs/test_recipes_typed.py types it
     (desk.folder / "bridge.toml").write_text(desk.read(THREE_PROVIDERS))
     url = desk.read("http://127.0.0.1:8080")
@@ -179,6 +179,9 @@ async def test_the_page_of_the_client_from_top_to_bottom(desk: Desk, http: aioht
         out = await desk.types(here(shown.text.splitlines()[0].removeprefix("$ ")))
         assert [line.split()[0] for line in out if "completed" in line] == [one, other]
         assert (await desk.types(here(watch_json)))[-1] == "completed"
+        (desk.folder / "order-1017.json").write_text('{"model": "veo3", "prompt": "x"}')
+        first, again = [(await desk.types(submit_once))[-1] for _ in range(2)]
+        assert first == again, "paid once"
         for number, snippet in enumerate(snippets("python", page=CLIENT)):
             text = here(snippet.text).replace('("qingbo", "task-1")', repr(tuple(one.split("/", 1))))
             if "asyncio.run(" in text or "SyncBridge(" in text:

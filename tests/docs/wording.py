@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ast
-import io
 import json
 import re
-import tokenize
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -58,6 +56,14 @@ SCRIPT_TEXT = re.compile(
     r"/\*(?P<block>.*?)\*/|(?<![:\\])//(?P<line>[^\n]*)"
     r"|\"(?P<double>(?:[^\"\\\n]|\\.)*)\"|'(?P<single>(?:[^'\\\n]|\\.)*)'|`(?P<tick>(?:[^`\\]|\\.)*)`"
     r"|>(?P<markup>[^<>{}=;()]*[a-z][^<>{}=;()]*)<",
+    re.DOTALL,
+)
+
+
+# The comments of a Python file, without reading all its tokens: strings are there to be skipped.
+STRING_OR_COMMENT = re.compile(
+    r"\"{3}(?:[^\\]|\\.)*?\"{3}|'{3}(?:[^\\]|\\.)*?'{3}"
+    r"|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|(?P<comment>#[^\n]*)",
     re.DOTALL,
 )
 
@@ -227,16 +233,16 @@ def _read(file: Path, text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def _python(text: str) -> Iterator[tuple[int, str, str]]:
-    tree = ast.parse(text)
-    kinds = _kinds(tree)
+    nodes = list(ast.walk(ast.parse(text)))
+    kinds = _kinds(nodes)
     inside_f_strings = {
         part
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, ast.JoinedStr)
         for part in ast.walk(node)
         if part is not node
     }
-    for node in ast.walk(tree):
+    for node in nodes:
         yield from ((line, "name", name) for line, name in _defined(node))
         if node in inside_f_strings:
             continue
@@ -244,9 +250,10 @@ def _python(text: str) -> Iterator[tuple[int, str, str]]:
         kind = kinds.get(node, "string")
         if said is not None and (kind == "log event" or SENTENCE.search(said)):
             yield node.lineno, kind, said  # type: ignore[attr-defined]
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT and not token.string.startswith(("# noqa", "# type:", "# fmt:")):
-            yield token.start[0], "comment", token.string
+    for match in STRING_OR_COMMENT.finditer(text):
+        comment = match["comment"]
+        if comment and not comment.startswith(("# noqa", "# type:", "# fmt:")):
+            yield text.count("\n", 0, match.start()) + 1, "comment", comment
 
 
 def _said(node: ast.AST) -> str | None:
@@ -258,7 +265,7 @@ def _said(node: ast.AST) -> str | None:
     return None
 
 
-def _kinds(tree: ast.AST) -> dict[ast.AST, str]:
+def _kinds(nodes: Sequence[ast.AST]) -> dict[ast.AST, str]:
     """What a literal is for, as far as its surroundings show."""
     kinds: dict[ast.AST, str] = {}
 
@@ -266,7 +273,7 @@ def _kinds(tree: ast.AST) -> dict[ast.AST, str]:
         for part in ast.walk(inside) if inside is not None else ():
             kinds.setdefault(part, kind)
 
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             decorators = " ".join(ast.unparse(one) for one in getattr(node, "decorator_list", ()))
             is_command = re.search(r"\b(?:command|group)\b", decorators)

@@ -31,6 +31,7 @@ class Bare:
     asked: list[Asked] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
     hangs: bool = False
+    headers: bytes = b"content-type: application/json\r\n"
     connections: int = 0
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -58,8 +59,8 @@ class Bare:
                 if answer is None:
                     return
                 body = orjson.dumps(answer)
-                head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-                writer.write(head % len(body) + body)
+                head = b"HTTP/1.1 200 OK\r\n%bcontent-length: %d\r\n\r\n"
+                writer.write(head % (self.headers, len(body)) + body)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             return

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import sqlite3
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -13,8 +12,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.commands import run
 from tests.docs.pages import PAGES
-from tests.docs.programs import ran
 from tests.e2e import raw
 from tests.e2e.scene import QUICK, path_of
 from tests.harness import BridgeProcess, Provider, qingbo, qingbo_done, running_bridge, running_simulator
@@ -27,9 +26,9 @@ Copy = Callable[[Path, Path], Awaitable[None]]
 
 async def by_command(journal: Path, copy: Path) -> None:
     """As the operations page does it."""
-    code, out, err = await ran(sys.executable, "-m", "bridge", "backup", journal, copy)
-    assert (code, err) == (0, [])
-    assert re.fullmatch(r"states copied: [1-9]\d*", out[0])
+    ended = await run("backup", str(journal), str(copy))
+    assert (ended.code, ended.err) == (0, "")
+    assert re.fullmatch(r"states copied: [1-9]\d*\n", ended.out)
 
 
 async def by_sql(journal: Path, copy: Path) -> None:
@@ -116,7 +115,7 @@ async def test_a_journal_of_a_newer_bridge_is_left_alone_with_exit_code_3(tmp_pa
     before = path.read_bytes()
     variables = {"BRIDGE_UPSTREAMS__QINGBO__API_KEY": "a-key", "BRIDGE_PORT": "0"}
     variables["BRIDGE_JOURNAL"] = f"sqlite:{path}"
-    code, out, err = await ran(sys.executable, "-m", "bridge", "serve", environment=variables)
-    assert (code, out) == (3, [])
-    assert "was written by a newer bridge (schema 2, this one knows 1)" in "\n".join(err)
+    ended = await run("serve", **variables)
+    assert (ended.code, ended.out) == (3, "")
+    assert "was written by a newer bridge (schema 2, this one knows 1)" in ended.err
     assert path.read_bytes() == before

@@ -8,17 +8,16 @@ import re
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 import pytest
 from aiohttp import web
 
+from tests.commands import run
 from tests.e2e.scene import Scene, stage
-from tests.forked import CAN_FORK, Lines, fork
 from tests.harness import PATIENCE, answer, qingbo, qingbo_done
 
 pytestmark = pytest.mark.anyio
@@ -42,13 +41,6 @@ preset = "bytespike"
 """
 
 
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
 @asynccontextmanager
 async def started(*arguments: str, **variables: str) -> AsyncIterator[Process]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
@@ -69,31 +61,6 @@ async def started(*arguments: str, **variables: str) -> AsyncIterator[Process]:
             process.kill()
         await process.communicate()
         process._transport.close()  # type: ignore[attr-defined]
-
-
-async def run(*arguments: str, **variables: str) -> Ended:
-    """A command from its start to its end; forked where that is possible, which saves a second each time."""
-    if CAN_FORK and not any(name.startswith("PYTHON") for name in variables):
-        return await _run_forked(arguments, variables)
-    async with started(*arguments, **variables) as process, asyncio.timeout(2 * PATIENCE):
-        out, err = await process.communicate()
-        assert process.returncode is not None
-        return Ended(process.returncode, out.decode(), err.decode())
-
-
-async def _run_forked(arguments: Sequence[str], variables: Mapping[str, str]) -> Ended:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
-    lines = Lines()
-    process = await fork(list(arguments), inherited | dict(variables), lines)
-    try:
-        async with asyncio.timeout(2 * PATIENCE):
-            out, err = await asyncio.gather(process.stdout.read(), process.stderr.read())
-            return Ended(await process.wait(), out.decode(), err.decode())
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        lines.close()
 
 
 @pytest.fixture(scope="module")

@@ -327,6 +327,7 @@ async def test_nothing_is_ever_compressed_so_nothing_can_blow_up(scene: Scene) -
         assert socket.close_code == 1002
 
 
+@pytest.mark.extended
 async def test_a_client_that_floods_is_answered_in_its_turn_and_disturbs_nobody(scene: Scene) -> None:
     async with connected(scene) as flooding, connected(scene) as quiet:
         sending = asyncio.ensure_future(flood(flooding))

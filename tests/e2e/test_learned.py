@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ import pytest
 from bridge.cli.learned import NOTHING_STORED
 from bridge.clock import SystemClock
 from bridge.simulator.server import Running
-from tests.docs.programs import ran
+from tests.commands import run
 from tests.e2e.scene import QUICK, Ledger, Scene, until
 from tests.harness import PATIENCE, qingbo, qingbo_done, running_bridge, running_simulator, upstreams_of
 from tests.pacing.whole import restarted
@@ -64,9 +63,8 @@ async def command(journal: Path, tmp_path: Path, *arguments: str) -> tuple[int, 
     """`taskbridge learned`, beside a bridge that is running or not."""
     config = tmp_path / "bridge.toml"
     config.write_text(f'journal = "sqlite:{journal}"\n[upstreams.qingbo]\napi_key = "k"\n[upstreams.vapi]\n')
-    program = (sys.executable, "-m", "bridge", "learned", arguments[0], "--config", config, *arguments[1:])
-    code, out, err = await ran(*program)
-    return code, "\n".join(out), "\n".join(err)
+    ended = await run("learned", arguments[0], "--config", str(config), *arguments[1:])
+    return ended.code, ended.out.rstrip("\n"), ended.err.rstrip("\n")
 
 
 async def listed(journal: Path, tmp_path: Path) -> int:

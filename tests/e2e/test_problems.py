@@ -66,6 +66,11 @@ async def test_a_request_that_cannot_be_understood_is_400(scene: Scene, path: st
     check(await scene.get(path), 400, "invalid_request", again=False)
 
 
+async def test_who_names_nothing_is_told_what_can_be_named(scene: Scene) -> None:
+    reply = await scene.get("/v1/events")
+    assert {"`task`", "`tag`", "`group`"} <= set(reply.json["detail"].replace(",", "").split())
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -102,7 +107,7 @@ async def test_a_callback_for_an_upstream_nobody_configured_is_404(scene: Scene)
     [
         "/nothing",
         "/v1/",
-        "/v1/tasks",
+        "/v1/tasks/",
         "/v1/tasks/qingbo/",
         "/v1/tasks/qingbo/x/y",
         "//",
@@ -119,7 +124,7 @@ async def test_a_path_where_nothing_lives_is_404(scene: Scene, path: str) -> Non
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("DELETE", "/v1/tasks/qingbo/x", {"GET", "HEAD"}),
+        ("PATCH", "/v1/tasks/qingbo/x", {"GET", "HEAD", "PUT", "DELETE"}),
         ("POST", "/v1/tasks/qingbo/x/events", {"GET", "HEAD"}),
         ("PUT", "/v1/events", {"GET", "HEAD", "POST"}),
         ("GET", "/v1/callbacks/qingbo/x", {"POST"}),
@@ -199,6 +204,7 @@ async def test_a_wrong_callback_secret_is_403(scene: Scene) -> None:
     [
         ("/v1/tasks/fal/fal-ai/flux/7", "/v1/tasks/fal/fal-ai%2Fflux%2F7"),
         ("/v1/tasks/fal/fal-ai/flux/7/events", "/v1/tasks/fal/fal-ai%2Fflux%2F7/events"),
+        ("/v1/tasks/fal/fal-ai/flux/7/outputs/0", "/v1/tasks/fal/fal-ai%2Fflux%2F7/outputs/0"),
         ("/v1/tasks/fal/fal-ai/flux/7/cancel", "/v1/tasks/fal/fal-ai%2Fflux%2F7/cancel"),
         ("/v1/tasks/veo/models%2Fx/operations/y", "/v1/tasks/veo/models%2Fx%2Foperations%2Fy"),
         ("/v1/aliases/kling/videos/mine", "/v1/aliases/kling/videos%2Fmine"),

@@ -491,6 +491,7 @@ async def test_with_tokens_nothing_secret_comes_out(tmp_path: Path) -> None:
     nothing_needed_the_net(place.bridge.log)
 
 
+@pytest.mark.extended
 async def test_with_keys_of_callers_nothing_secret_comes_out_even_after_a_kill(tmp_path: Path) -> None:
     async with gossiping() as gossip:
         settings = {

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 
 import orjson
 import pytest
 
 from bridge.client.bridge import Bridge
 from bridge.errors import Conflict, UpstreamRefused
+from tests.commands import Ended, run
 from tests.e2e.scene import Scene, stage
-from tests.harness import PATIENCE
 
 pytestmark = pytest.mark.anyio
 
 QUICK_LIFE = {"queue_seconds": 0, "run_seconds": 0, "outcome": "completed"}
 SLOW_LIFE = {"queue_seconds": 1000, "run_seconds": 1000}
-
-
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +26,7 @@ async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
 
 
 async def submit(scene: Scene, *arguments: str, stdin: bytes = b"") -> Ended:
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "bridge", "submit", *arguments),
-        stdin=PIPE,
-        stdout=PIPE,
-        stderr=PIPE,
-        env=inherited | {"BRIDGE_URL": scene.bridge.url},
-    )
-    async with asyncio.timeout(2 * PATIENCE):
-        out, err = await process.communicate(stdin)
-    assert process.returncode is not None
-    return Ended(process.returncode, out.decode(), err.decode())
+    return await run("submit", *arguments, stdin=stdin, BRIDGE_URL=scene.bridge.url)
 
 
 def order(**sim: object) -> str:

@@ -62,10 +62,12 @@ class EngineMaker(Protocol):
     def unavailable(self) -> str:
         """Why it cannot run here (its server is not installed); empty if it can."""
 
-    def open(
-        self, now: Callable[[], int], *, history: int = 32, log: int = 50_000, raw_bytes: int = 65_536
-    ) -> AbstractAsyncContextManager[Engine]:
-        """An engine that holds nothing yet."""
+    def open(self, now: Callable[[], int], **limits: int) -> AbstractAsyncContextManager[Engine]:
+        """An engine that holds nothing yet.
+
+        Args:
+            limits: Of those that `StoreLimits` and `EngineLimits` have in common.
+        """
 
 
 class EmbeddedMaker:
@@ -75,10 +77,8 @@ class EmbeddedMaker:
         return ""
 
     @asynccontextmanager
-    async def open(
-        self, now: Callable[[], int], *, history: int = 32, log: int = 50_000, raw_bytes: int = 65_536
-    ) -> AsyncIterator[Engine]:
-        engine = EmbeddedEngine(now, limits=StoreLimits(history=history, log=log, raw_bytes=raw_bytes))
+    async def open(self, now: Callable[[], int], **limits: int) -> AsyncIterator[Engine]:
+        engine = EmbeddedEngine(now, limits=StoreLimits(**limits))
         try:
             yield engine
         finally:
@@ -94,10 +94,8 @@ class KeeperMaker:
         return ""
 
     @asynccontextmanager
-    async def open(
-        self, now: Callable[[], int], *, history: int = 32, log: int = 50_000, raw_bytes: int = 65_536
-    ) -> AsyncIterator[Engine]:
-        store = Store(StoreLimits(history=history, log=log, raw_bytes=raw_bytes))
+    async def open(self, now: Callable[[], int], **limits: int) -> AsyncIterator[Engine]:
+        store = Store(StoreLimits(**limits))
         keeper = Keeper(store, now)
         engine = await KeeperEngine.open(keeper.connect())
         try:

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from bridge.core.loop_time import LoopTime
 from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.schedule import Pace
-from bridge.core.task import Observation, Status
+from bridge.core.task import Observation, Output, Status
 from bridge.dialects.base import HttpResponse, PollAdvice, Request, StatusReading
 from bridge.errors import CredentialRefused, TaskNotFound, UpstreamBusy, UpstreamUnavailable
 from bridge.sources.body_memory import BodyMemory, Share
@@ -176,7 +176,10 @@ def _no_fault(_task_id: str) -> None:
 def _observation(shown: dict[str, Any]) -> Observation:
     names = ("progress", "eta_seconds", "poll_after", "created_at", "completed_at", "changed_at", "model")
     return Observation(
-        status=Status(shown["status"]), task_id=shown.get("id"), **{name: shown.get(name) for name in names}
+        status=Status(shown["status"]),
+        task_id=shown.get("id"),
+        outputs=tuple(Output(type="video", url=url) for url in shown.get("outputs", ())),
+        **{name: shown.get(name) for name in names},
     )
 
 

@@ -54,11 +54,9 @@ class RedisMaker:
         return self._server
 
     @asynccontextmanager
-    async def open(
-        self, now: Callable[[], int], *, history: int = 32, log: int = 50_000, raw_bytes: int = 65_536
-    ) -> AsyncIterator[Engine]:
-        limits = EngineLimits(history=history, log=log, raw_bytes=raw_bytes)
-        engine = engine_on(self.server, name=f"test-{next(_names)}", now=now, limits=limits)
+    async def open(self, now: Callable[[], int], **limits: int) -> AsyncIterator[Engine]:
+        kept = EngineLimits(**limits)
+        engine = engine_on(self.server, name=f"test-{next(_names)}", now=now, limits=kept)
         await engine.connect()
         try:
             yield engine

@@ -187,11 +187,15 @@ class Told:
     """What followers of one replica were told."""
 
     events: list[Event] = field(default_factory=list)
+    amendments: list[Event] = field(default_factory=list)
     epochs: int = 0
     notices: list[tuple[TaskKey, Notice]] = field(default_factory=list)
 
     def recorded(self, event: Event) -> None:
         self.events.append(event)
+
+    def amended(self, event: Event) -> None:
+        self.amendments.append(event)
 
     def noticed(self, task: TaskKey, notice: Notice) -> None:
         self.notices.append((task, notice))
@@ -416,6 +420,11 @@ class PollingWatches:
     def recorded_elsewhere(self, event: Event) -> None:
         if event.key in self.known:
             self.known[event.key] = event.state
+
+    def forgotten(self, task: TaskKey) -> None:
+        known = self.known.get(task)
+        if known is not None and known.status.final:
+            self._house.unview(task)
 
     def confirmed_elsewhere(self, task: TaskKey, confirmation: Confirmation) -> None:
         pass

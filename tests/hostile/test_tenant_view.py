@@ -95,16 +95,23 @@ async def _answer(http: aiohttp.ClientSession, url: str, route: Any, task: str, 
 
 
 @pytest.mark.parametrize(
-    ("settings", "key", "status"),
+    ("settings", "key", "status", "by_alias"),
     [
-        (KEYS, {"Authorization": "Bearer key-of-one"}, 404),
-        (TOKEN_SETTINGS, bearer("bytespike/mine", scope="read submit cancel"), 403),
+        (KEYS, {"Authorization": "Bearer key-of-one"}, 404, 404),
+        (TOKEN_SETTINGS, bearer("bytespike/mine", scope="read submit cancel"), 403, 403),
+        (TOKEN_SETTINGS, bearer("bytespike/mine", scope="read submit cancel", tags=["mine"]), 403, 404),
     ],
+    ids=["key", "refs", "tags"],
 )
 async def test_a_task_of_others_and_one_that_does_not_exist_are_answered_alike(
-    settings: dict[str, Any], key: dict[str, str], status: int
+    settings: dict[str, Any], key: dict[str, str], status: int, by_alias: int
 ) -> None:
     async with place(**settings) as (provider, url, http):
+        if settings is TOKEN_SETTINGS:
+            for number in range(len(ROUTES)):  # the bridge knows theirs
+                known = await _answer(http, url, ROUTES[0], f"theirs-{number}-", bearer("bytespike/*"))
+                assert known[0] == 200
+        provider.asked.clear()
         answers = await asyncio.gather(
             *(
                 _answer(http, url, route, f"{name}-{number}-", key)
@@ -115,25 +122,28 @@ async def test_a_task_of_others_and_one_that_does_not_exist_are_answered_alike(
         for number, route in enumerate(ROUTES):
             theirs, absent = answers[2 * number : 2 * number + 2]
             assert theirs == absent, route
-            assert theirs[0] == status, route
-            counts = [
-                sum(f"{name}-{number}-" in text for text in provider.asked) for name in ("theirs", "absent")
-            ]
-            if "out_task_id" in route[1] or "aliases" in route[1] or "alias" in route[2]:
+            is_alias = "out_task_id" in route[1] or "aliases" in route[1] or "alias" in route[2]
+            assert theirs[0] == (by_alias if is_alias else status), route
+            asked = [text for text in provider.asked if not text.startswith(STREAM)]
+            counts = [sum(f"{name}-{number}-" in text for text in asked) for name in ("theirs", "absent")]
+            if is_alias:
                 assert counts == [1, 1], route
             elif status == 403:
                 assert counts == [0, 0], route
 
 
-async def test_who_asks_again_and_again_by_alias_causes_the_same_calls() -> None:
+@pytest.mark.parametrize(("more", "status"), [({}, 403), ({"tags": ["mine"]}, 404)])
+async def test_who_asks_again_and_again_by_alias_causes_the_same_calls(
+    more: dict[str, Any], status: int
+) -> None:
     async with place(**TOKEN_SETTINGS) as (provider, url, http):
-        few, all_of_it = bearer("bytespike/mine"), bearer("bytespike/*")
+        few, all_of_it = bearer("bytespike/mine", **more), bearer("bytespike/*")
         for route in ROUTES[-2:-1]:
             for task in ("theirs", "absent"):  # in the cache, whether there is one or not
                 await _answer(http, url, route, task, all_of_it)
             provider.asked.clear()
             answers = [await _answer(http, url, route, task, few) for task in ("theirs", "absent") * 3]
             assert answers == [answers[0]] * 6
-            assert answers[0][0] == 403
+            assert answers[0][0] == status
             # the bridge's own stream of the task that `all_of_it` asked for opens whenever it opens
             assert [text for text in provider.asked if not text.startswith(STREAM)] == []

@@ -291,7 +291,7 @@ def play(
 
     async def main(provider: Scripted, clock: VirtualClock) -> None:
         for first, last in zip((0, *lives), (*lives, len(tasks)), strict=True):
-            app = bridge_app()(settings(workload, journal), clock=clock)
+            app = bridge_app(settings(workload, journal), clock)
             async with app.running():
                 every = (provider.live(app, index, calibration) for index in range(first, last))
                 await asyncio.gather(*every)

@@ -89,8 +89,12 @@ def test_esm_and_commonjs_export_the_same_names(node: Project) -> None:
     node.write("mixed.mjs", LIST_MIXED)
     as_esm, as_commonjs = (json.loads(node.run("node", name)) for name in ("list.mjs", "list.cjs"))
     version = json.loads((PACKAGE / "package.json").read_text("utf-8"))["version"]
-    assert [sorted(part) for part in as_esm[:3]] == [NAMES, ["useTask", "useTasks"], ["useTask"]]
-    assert [sorted(part) for part in as_commonjs[:3]] == [NAMES, ["useTask", "useTasks"], ["useTask"]]
+    assert [sorted(part) for part in as_esm[:3]] == [NAMES, ["useTask", "useTasks"], ["useTask", "useTasks"]]
+    assert [sorted(part) for part in as_commonjs[:3]] == [
+        NAMES,
+        ["useTask", "useTasks"],
+        ["useTask", "useTasks"],
+    ]
     assert as_esm[3] == as_commonjs[3] == version
     assert node.run("node", "mixed.mjs").strip() == ",".join(["function"] * 5)
 
@@ -172,5 +176,5 @@ def test_the_package_holds_what_a_project_needs_and_nothing_else(tarball: Path) 
     assert manifest["sideEffects"] is False
     assert "dependencies" not in manifest
     assert {one["optional"] for one in manifest["peerDependenciesMeta"].values()} == {True}
-    assert sizes["index"] < 3000
-    assert max(sizes["react"], sizes["vue"]) < 1000
+    assert sizes["index"] < 3200
+    assert max(sizes["react"], sizes["vue"]) < 1500

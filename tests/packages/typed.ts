@@ -3,8 +3,8 @@
 import { BridgeError, TaskFailed, states, subscribe, watch } from "task-event-bridge";
 import type { Notice, Status, TaskState, Watching } from "task-event-bridge";
 import { useTask, useTasks } from "task-event-bridge/react";
-import type { TaskOptions, TaskView } from "task-event-bridge/react";
-import { useTask as useTaskInVue } from "task-event-bridge/vue";
+import type { TaskOptions, TasksView, TaskView } from "task-event-bridge/react";
+import { useTask as useTaskInVue, useTasks as useTasksInVue } from "task-event-bridge/vue";
 import { computed, ref, type ComputedRef } from "vue";
 
 export async function core(): Promise<Status[]> {
@@ -30,6 +30,11 @@ export function Component({ task }: { task?: string }): string {
   state.status;
   // @ts-expect-error - no such option
   useTask(task, { uri: "/bridge" });
+  const everything: TasksView = useTasks(task ? { tag: task } : null, options);
+  const batch = useTasks({ group: "batch-1" });
+  // @ts-expect-error - a map by ref, not a list
+  everything.tasks[0];
+  console.log([...everything.tasks.values()].map(({ status }) => status), batch.counts?.completed);
   return error?.message ?? notice?.message ?? state?.status ?? `${views.length}`;
 }
 
@@ -39,6 +44,8 @@ export function setup(): () => string {
   useTaskInVue("qingbo/a");
   useTaskInVue(computed(() => task.value));
   useTaskInVue(() => null, { onState: ({ status }) => console.log(status) });
+  const { tasks, counts } = useTasksInVue(() => (task.value ? { tag: task.value } : null));
+  console.log(tasks.value.size, counts.value?.failed);
   const typed: ComputedRef<TaskState | null> = state;
   return () => error.value?.message ?? typed.value?.status ?? "";
 }

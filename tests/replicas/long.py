@@ -30,7 +30,7 @@ async def main() -> int:
         async with engine_process(name) as engine:
             verdict = await play(_plan(seed), engine)
         _tell(seed, name, verdict)
-        faults[seed] = len(verdict.faults)
+        faults[seed] = len(verdict.faults) + len(verdict.slow)
     wrong = {seed: count for seed, count in faults.items() if count}
     say(f"{len(faults)} seeds, {sum(faults.values())} faults{f', in {wrong}' if wrong else ''}")
     return 1 if wrong else 0
@@ -55,6 +55,8 @@ def _tell(seed: int, engine: str, verdict: Verdict) -> None:
         say(f"  allowed: {what}")
     for fault in verdict.faults[:SHOWN]:
         say(f"  FAULT {fault}")
+    for slow in verdict.slow[:SHOWN]:
+        say(f"  SLOW {slow}")
 
 
 def _seeds(text: str) -> Iterator[int]:

@@ -125,6 +125,7 @@ def _no_second_reading(patch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.extended
+@pytest.mark.timeout(400)
 def test_the_judge_finds_what_is_planted(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

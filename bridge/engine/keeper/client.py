@@ -24,6 +24,7 @@ from bridge.engine.base import (
     Job,
     JobLimits,
     Lent,
+    Listing,
     Operation,
     Past,
     Put,
@@ -32,6 +33,7 @@ from bridge.engine.base import (
     Released,
     Report,
     Take,
+    Waiting,
     Want,
     Wanted,
     Welcome,
@@ -286,10 +288,32 @@ class KeeperEngine:
         return done
 
     async def listing(
-        self, upstream: str, *, tag: str = "", group: str = "", after: int = 0, limit: int = MAX_TASKS
-    ) -> list[tuple[int, TaskKey]]:
+        self,
+        upstream: str,
+        account: str,
+        *,
+        tag: str = "",
+        group: str = "",
+        before: int = 0,
+        limit: int = MAX_TASKS,
+    ) -> list[Listing]:
         """See `Engine`."""
-        done: list[tuple[int, TaskKey]] = await self._call(_N["listing"], upstream, tag, group, after, limit)
+        done: list[Listing] = await self._call(_N["listing"], upstream, account, tag, group, before, limit)
+        return done
+
+    async def accounts(self, upstream: str) -> list[str]:
+        """See `Engine`."""
+        done: list[str] = await self._call(_N["accounts"], upstream)
+        return done
+
+    async def oldest(self, upstream: str, account: str, *, after: int, limit: int) -> list[Listing]:
+        """See `Engine`."""
+        done: list[Listing] = await self._call(_N["oldest"], upstream, account, after, limit)
+        return done
+
+    async def forget(self, session: str, key: TaskKey) -> bool:
+        """See `Engine`."""
+        done: bool = await self._call(_N["forget"], session, key)
         return done
 
     async def register(self, session: str, key: TaskKey, details: bytes) -> int:
@@ -354,14 +378,33 @@ class KeeperEngine:
         done: bool = await self._call(_N["finish"], session, name, answer)
         return done
 
-    async def claim_jobs(self, session: str, queue: str, *, limit: int, lease: float) -> list[Job]:
+    async def add_jobs(self, jobs: Sequence[Job], *, limits: JobLimits = DEFAULT_JOB_LIMITS) -> int:
         """See `Engine`."""
-        done: list[Job] = await self._call(_N["claim_jobs"], session, queue, limit, lease)
+        done: int = await self._call(_N["add_jobs"], jobs, limits)
         return done
 
-    async def finish_job(self, session: str, queue: str, job: str, *, retry_at: int = 0) -> bool:
+    async def claim_jobs(
+        self, session: str, queue: str, *, limit: int, lease: float, ahead: float = 0.0
+    ) -> list[Job]:
         """See `Engine`."""
-        done: bool = await self._call(_N["finish_job"], session, queue, job, retry_at)
+        done: list[Job] = await self._call(_N["claim_jobs"], session, queue, limit, lease, ahead)
+        return done
+
+    async def finish_job(
+        self, session: str, queue: str, job: str, *, retry_at: int = 0, attempted: bool = True
+    ) -> bool:
+        """See `Engine`."""
+        done: bool = await self._call(_N["finish_job"], session, queue, job, retry_at, attempted)
+        return done
+
+    async def waiting(self, queues: Sequence[str]) -> list[Waiting]:
+        """See `Engine`."""
+        done: list[Waiting] = await self._call(_N["waiting"], queues)
+        return done
+
+    async def drop_queue(self, queue: str) -> int:
+        """See `Engine`."""
+        done: int = await self._call(_N["drop_queue"], queue)
         return done
 
     async def hold(self, counter: str, hold: str, amount: float, *, limit: float, window: float) -> Held:

@@ -7,14 +7,31 @@ from collections.abc import Sequence
 
 from bridge.core.price import MAX_FACTOR, raised_factor, sane_raise
 from bridge.core.schedule import MAX_BACKOFF, MAX_WAIT
-from bridge.engine.base import LEARNED_SECONDS, Held, Job, Lent, Operation, OperationState, Put, Report, Take
+from bridge.engine.base import (
+    CLAIM_BYTES,
+    DEFAULT_JOB_LIMITS,
+    LEARNED_SECONDS,
+    Held,
+    Job,
+    JobLimits,
+    Lent,
+    Operation,
+    OperationState,
+    Put,
+    Report,
+    Take,
+    Waiting,
+)
+from bridge.engine.redis.key_table import KeyTable, job_arguments
 from bridge.engine.redis.link import MICROSECONDS, EngineLink, in_microseconds, reads_answer
+from bridge.engine.redis.wire import Argument
 
 FIRST_PAUSE = 1.0
 _MAX_SLOTS = 10_000
 _MAX_SAMPLES = 4_000
 _MIN_RATE = 1e-6
 _EVER = 1e12  # seconds
+_PORTION = 100  # queues or jobs in one call
 
 
 class RedisDocuments(EngineLink):
@@ -122,21 +139,44 @@ class RedisDocuments(EngineLink):
     @reads_answer
     async def begin(self, session: str, name: str, digest: bytes, *, seconds: float) -> Operation:
         """See `Engine.begin`."""
-        keys = (self.keys.sessions, self.keys.named("op", name))
+        keys = (self.keys.sessions, self.keys.operation(name.encode("utf-8", "surrogatepass")))
         state, *answer = await self.run("begin", keys, session, digest, in_microseconds(seconds))
         return Operation(OperationState(state.decode()), answer[0] if answer else None)
 
     @reads_answer
     async def finish(self, session: str, name: str, answer: bytes | None) -> bool:
         """See `Engine.finish`."""
-        keys = (self.keys.sessions, self.keys.named("op", name))
-        return bool(await self.run("finish", keys, session, answer or b"", int(answer is not None)))
+        own = self.keys
+        finished, *too_many = await self.run(
+            "finish",
+            (own.sessions, own.operation(name.encode("utf-8", "surrogatepass")), own.answers, own.meta),
+            *(session, answer or b"", int(answer is not None), name.encode("utf-8", "surrogatepass")),
+            *(self.limits.max_answers, self.limits.answer_bytes),
+        )
+        if too_many:
+            await self.run("forget_answers", [own.operation(forgotten) for forgotten in too_many])
+        return bool(finished)
 
     @reads_answer
-    async def claim_jobs(self, session: str, queue: str, *, limit: int, lease: float) -> list[Job]:
+    async def add_jobs(self, jobs: Sequence[Job], *, limits: JobLimits = DEFAULT_JOB_LIMITS) -> int:
+        """See `Engine.add_jobs`."""
+        dropped = 0
+        for start in range(0, len(jobs), _PORTION):
+            places = KeyTable(self.keys.queues)
+            arguments: list[Argument] = []
+            for job in jobs[start : start + _PORTION]:
+                arguments += (*job_arguments(self.keys, job, places), job.offset)
+            dropped += int(await self.run("add_jobs", places.keys, limits.jobs, limits.size, *arguments))
+        return dropped
+
+    @reads_answer
+    async def claim_jobs(
+        self, session: str, queue: str, *, limit: int, lease: float, ahead: float = 0.0
+    ) -> list[Job]:
         """See `Engine.claim_jobs`."""
-        keys = (self.keys.sessions, *self._queue(queue))
-        answers = await self.run("claim_jobs", keys, session, max(limit, 0), in_microseconds(lease))
+        keys = (self.keys.sessions, self.keys.queues, *self.keys.queue(queue))
+        seconds = in_microseconds(lease), in_microseconds(ahead)
+        answers = await self.run("claim_jobs", keys, session, queue, max(limit, 0), *seconds, CLAIM_BYTES)
         return [
             Job(
                 queue=queue,
@@ -144,21 +184,39 @@ class RedisDocuments(EngineLink):
                 body=body,
                 ordering=_unescaped(ordering),
                 due=int(due),
-                attempts=int(attempts),
+                attempts=attempts,
+                replaceable=replaceable == b"1",
+                offset=int(offset),
             )
-            for id_, body, ordering, due, attempts in answers
+            for id_, body, ordering, due, attempts, replaceable, offset in answers
         ]
 
     @reads_answer
-    async def finish_job(self, session: str, queue: str, job: str, *, retry_at: int = 0) -> bool:
+    async def finish_job(
+        self, session: str, queue: str, job: str, *, retry_at: int = 0, attempted: bool = True
+    ) -> bool:
         """See `Engine.finish_job`."""
-        keys = (self.keys.sessions, *self._queue(queue), self.keys.queues)
-        return bool(await self.run("finish_job", keys, session, queue, job, retry_at))
+        keys = (self.keys.sessions, self.keys.queues, *self.keys.queue(queue))
+        return bool(await self.run("finish_job", keys, session, queue, job, retry_at, int(attempted)))
 
-    def _queue(self, queue: str) -> list[bytes]:
-        return [
-            self.keys.named(f"jobs-{part}", queue) for part in ("all", "ready", "order", "info", "flight")
-        ]
+    @reads_answer
+    async def waiting(self, queues: Sequence[str]) -> list[Waiting]:
+        """See `Engine.waiting`."""
+        found: list[Waiting] = []
+        for start in range(0, len(queues), _PORTION):
+            portion = queues[start : start + _PORTION]
+            keys = [self.keys.queues, *(key for queue in portion for key in self.keys.queue(queue))]
+            answers = await self.run("waiting", keys, *portion)
+            found += [
+                Waiting(int(jobs), int(float(oldest)))
+                for jobs, oldest in zip(answers[::2], answers[1::2], strict=True)
+            ]
+        return found
+
+    @reads_answer
+    async def drop_queue(self, queue: str) -> int:
+        """See `Engine.drop_queue`."""
+        return int(await self.run("drop_queue", (self.keys.queues, *self.keys.queue(queue)), queue))
 
     @reads_answer
     async def hold(self, counter: str, hold: str, amount: float, *, limit: float, window: float) -> Held:

@@ -44,7 +44,9 @@ class RedisEngine(RedisStates, RedisDocuments):
     async def census(self) -> Census:
         """See `Engine.census`."""
         own = self.keys
-        accounts, jobs, *rest = await self.plain(("SMEMBERS", own.accounts), ("HVALS", own.queues), ("TIME",))
+        accounts, queues, *rest = await self.plain(
+            ("SMEMBERS", own.accounts), ("HKEYS", own.queues), ("TIME",)
+        )
         seconds, microseconds = rest[0]
         now = self._now() if self._now is not None else int(seconds) * MICROSECONDS + int(microseconds)
         orphans, firsts = 0, []
@@ -55,7 +57,9 @@ class RedisEngine(RedisStates, RedisDocuments):
         firsts = [int(float(first[1])) for first in answers[len(keys) :] if first]
         late = now - min(firsts) if firsts else 0
         used, limit = await self._memory()
-        return Census(orphans, max(late, 0) / MICROSECONDS, used, limit, sum(map(int, jobs)))
+        waiting = await self.waiting([name.decode("utf-8", "surrogatepass") for name in queues])
+        jobs = sum(queue.jobs for queue in waiting)
+        return Census(orphans, max(late, 0) / MICROSECONDS, used, limit, jobs)
 
     async def _memory(self) -> tuple[int, int]:
         """Bytes in use and at most; 0 if the server does not say."""

@@ -24,10 +24,21 @@ _FIXED = {
     b"expiry": "sorted",
     b"accounts": "set",
     b"queues": "hash",
+    b"answers": "sorted",
+}
+_QUEUE_PARTS = {
+    "all": "hash",
+    "ready": "sorted",
+    "order": "sorted",
+    "info": "hash",
+    "flight": "sorted",
+    "age": "sorted",
 }
 _NAMED = {b"t": "record", b"h": "list"} | dict.fromkeys(
-    (b"orphans", b"open", b"ended", b"tails", b"list"), "sorted"
+    (b"orphans", b"open", b"ended", b"tails", b"list", b"tasks"), "sorted"
 )
+_NAMED |= {b"listed": "set"}
+_NAMED |= {f"jobs-{part}".encode(): kind for part, kind in _QUEUE_PARTS.items()}
 
 
 class Keys:
@@ -48,10 +59,13 @@ class Keys:
         self.expiry = prefix + b"expiry"
         self.accounts = prefix + b"accounts"
         self.queues = prefix + b"queues"
+        self.answers = prefix + b"answers"
         self._record, self._history = prefix + b"t:", prefix + b"h:"
 
     def kind(self, key: bytes) -> tuple[str, bool]:
-        """What a key should hold, and whether it is of one task or account only; empty if it is another's."""
+        """What a key should hold, and whether it is of one task, account or queue only; empty if it is
+        another's.
+        """
         name = key.removeprefix(self._prefix)
         if name in _FIXED:
             return _FIXED[name], False
@@ -69,6 +83,19 @@ class Keys:
         """The key of something that has a name."""
         return self._prefix + f"{kind}:{name}".encode("utf-8", "surrogatepass")
 
+    def operation(self, name: bytes) -> bytes:
+        """An operation that must happen once."""
+        return self._prefix + b"op:" + name
+
+    def queue(self, name: str) -> list[bytes]:
+        """The keys of a queue of jobs, in the order in which scripts expect them."""
+        return [self.named(f"jobs-{part}", name) for part in _QUEUE_PARTS]
+
+    def queue_of(self, key: bytes) -> str | None:
+        """The queue to which a key belongs; None if it belongs to none."""
+        kind, _, name = key.removeprefix(self._prefix).partition(b":")
+        return name.decode("utf-8", "surrogatepass") if kind.startswith(b"jobs-") else None
+
     def orphans(self, account: bytes) -> bytes:
         """The orphans of an account."""
         return self._prefix + b"orphans:" + account
@@ -76,6 +103,18 @@ class Keys:
     def changed(self, upstream: str, account: bytes, *, final: bool) -> bytes:
         """The tasks of an account by their last change: those that have ended, or the open ones."""
         return b"%b%b:%b/%b" % (self._prefix, b"ended" if final else b"open", upstream.encode(), account)
+
+    def tasks(self, upstream: str, account: bytes) -> bytes:
+        """The tasks of an account by their first state, as a whole and of each name."""
+        return b"%btasks:%b/%b" % (self._prefix, upstream.encode(), account)
+
+    def listed(self, upstream: str) -> bytes:
+        """The accounts that have such a list."""
+        return self.named("listed", upstream)
+
+    def one_list(self, upstream: str) -> bytes:
+        """The one list of all accounts, of versions before: emptied into those of each when it is read."""
+        return self.named("list", upstream)
 
     def tails(self, key: TaskKey) -> bytes | None:
         """Where a task is found by what comes after the last `/` of its id; None for an id without one."""
@@ -110,9 +149,16 @@ def read_task(text: bytes) -> TaskKey:
         ValueError: It is not one.
     """
     upstream, account, task_id = text.decode("utf-8", "surrogatepass").split("/", 2)
-    if "%" in account:
-        account = account.replace("%2F", "/").replace("%25", "%")
-    return TaskKey(upstream, task_id, account)
+    return TaskKey(upstream, task_id, _unescaped(account))
+
+
+def read_account(text: bytes) -> str:
+    """The reverse of `account_text`."""
+    return _unescaped(text.decode("utf-8", "surrogatepass"))
+
+
+def _unescaped(account: str) -> str:
+    return account.replace("%2F", "/").replace("%25", "%") if "%" in account else account
 
 
 def details_names(details: bytes | None) -> list[bytes]:

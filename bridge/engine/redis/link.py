@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+from bridge.engine.base import ANSWER_BYTES, MAX_ANSWERS
 from bridge.engine.redis.connect import (
     EngineUnfit,
     Facts,
@@ -56,12 +57,16 @@ class EngineLimits:
         log: Entries of the log, about.
         raw_bytes: Of a provider's own document; a larger one is not kept.
         retention_seconds: After the end of a task; an open one is kept a week at least.
+        max_answers: Above this the answer of an operation that would be forgotten next is.
+        answer_bytes: The same for the memory of all answers.
     """
 
     history: int = 32
     log: int = 50_000
     raw_bytes: int = 65_536
     retention_seconds: float = 86_400.0
+    max_answers: int = MAX_ANSWERS
+    answer_bytes: int = ANSWER_BYTES
 
 
 DEFAULT_LIMITS = EngineLimits()
@@ -210,9 +215,10 @@ class EngineLink:
             raise EngineUnfit(other_format(found))
 
     async def mend(self, wrong: WrongData) -> bool:
-        """Check keys that a command could not use; one of a single task or account is deleted.
+        """Check keys that a command could not use; one of a single task, account or queue is deleted.
 
-        A state that another program wrote over is lost already: who polls the task records it again.
+        A state that another program wrote over is lost already: who polls the task records it again. Of a
+        queue all jobs are lost.
 
         Returns:
             Whether the command may be tried again.
@@ -233,6 +239,9 @@ class EngineLink:
                     lasting=True,
                 )
             logger.warning("engine key that no bridge wrote deleted", extra={"key": name})
+            queue = self.keys.queue_of(keys[place])
+            if queue is not None:
+                await self.run("drop_queue", (self.keys.queues, *self.keys.queue(queue)), queue)
         return bool(found)
 
     def reject(self, reason: str, *, lasting: bool = False) -> EngineUnavailable:

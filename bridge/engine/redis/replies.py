@@ -19,6 +19,7 @@ from bridge.engine.base import (
     DocumentEntry,
     End,
     Entry,
+    ForgetEntry,
     NoticeEntry,
     Past,
     Record,
@@ -88,6 +89,7 @@ def _read_fields(key: TaskKey, flat: Sequence[bytes]) -> Record:
         confirmation=_confirmation(fields[b"at"] + b" " + get(b"eta", b"")) if b"at" in fields else None,
         first_seen=int(get(b"fs", 0)),
         details=get(b"x"),
+        forgotten=int(get(b"gone", 0)),
     )
 
 
@@ -117,6 +119,8 @@ def read_entry(id_: bytes, flat: Sequence[bytes]) -> Entry:  # noqa: PLR0911 - o
         return CallEntry(offset, previous, read_task(flat[3]), fields[b"s"].decode(), called_back)
     if kind == b"b":
         return BudgetEntry(offset, previous, flat[3].decode(), int(fields[b"u"]), int(fields[b"f"]))
+    if kind == b"j" and b"g" in fields:
+        return ForgetEntry(offset, previous, read_task(fields[b"g"]))
     if kind == b"j":
         return DocumentEntry(offset, previous, flat[3].decode("utf-8", "surrogatepass"), fields.get(b"d"))
     if kind == b"r":

@@ -10,6 +10,7 @@ from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     DEFAULT_JOB_LIMITS,
+    FORGOTTEN_SECONDS,
     MAX_TASKS,
     Applied,
     Apply,
@@ -17,20 +18,21 @@ from bridge.engine.base import (
     End,
     Entry,
     JobLimits,
+    Listing,
     Mode,
     Past,
     Record,
 )
+from bridge.engine.redis.key_table import KeyTable, job_arguments
 from bridge.engine.redis.keys import (
-    Keys,
     account_text,
     details_names,
-    escaped,
     listed_name,
+    read_account,
     read_task,
     task_text,
 )
-from bridge.engine.redis.link import reads_answer
+from bridge.engine.redis.link import in_microseconds, reads_answer
 from bridge.engine.redis.replies import read_past, read_record
 from bridge.engine.redis.tasks import RedisTasks
 from bridge.engine.redis.wire import Argument
@@ -39,34 +41,9 @@ _PORTION = 1000
 # Read by `apply.lua`; behind it come texts with their lengths.
 _STATE = Struct(">Bc?HHIII")
 _MODES = {Mode.FREE: 0, Mode.OWNER: 1, Mode.AMEND: 2}
+_KEEP = 4
 _ENDS = {end: b"%d" % end for end in End}
 _VERDICTS = {verdict.value.encode(): verdict for verdict in ApplyOutcome}
-
-
-class _KeyTable:
-    """The keys of a call, each once, and where they are in it."""
-
-    def __init__(self, *keys: bytes) -> None:
-        self.keys = list(keys)
-        self._places: dict[bytes, int] = {}
-        self._accounts: dict[tuple[str, bytes], int] = {}
-
-    def of(self, *keys: bytes) -> int:
-        """The place of the first of some keys that follow each other, from 1."""
-        place = self._places.get(keys[0])
-        if place is None:
-            place = self._places[keys[0]] = len(self.keys) + 1
-            self.keys += keys
-        return place
-
-    def of_account(self, own: Keys, upstream: str, account: bytes) -> int:
-        """The place of the keys of an account: open and ended tasks, its upstream's list, its orphans."""
-        place = self._accounts.get((upstream, account))
-        if place is None:
-            orders = [own.changed(upstream, account, final=final) for final in (False, True)]
-            place = self.of(*orders, own.named("list", upstream), own.orphans(account))
-            self._accounts[upstream, account] = place
-        return place
 
 
 class RedisStates(RedisTasks):
@@ -80,7 +57,7 @@ class RedisStates(RedisTasks):
         if not states:
             return []
         own = self.keys
-        places = _KeyTable(
+        places = KeyTable(
             *(own.meta, own.log, own.sessions, own.owned, own.wants, own.accounts, own.expiry, own.queues)
         )
         _, ended_life, open_life = self._lives
@@ -91,13 +68,13 @@ class RedisStates(RedisTasks):
         answers = await self.run("apply", places.keys, *arguments)
         return [_read_applied(state, answer) for state, answer in zip(states, answers, strict=True)]
 
-    def _state_arguments(self, state: Apply, places: _KeyTable) -> list[Argument]:
+    def _state_arguments(self, state: Apply, places: KeyTable) -> list[Argument]:
         own, key = self.keys, state.key
         task, account, tails = task_text(key), account_text(key.account), own.tails(key)
         raw = state.raw if state.raw is not None and len(state.raw) <= self.limits.raw_bytes else None
         details = [] if state.details is None else [state.details, *details_names(state.details)]
         fields = _STATE.pack(
-            _MODES[state.mode],
+            _MODES[state.mode] + (_KEEP if state.keep else 0),
             _ENDS[state.end],
             raw is not None,
             len(details),
@@ -111,16 +88,7 @@ class RedisStates(RedisTasks):
         fields += b"".join([len(text).to_bytes(4) + text for text in texts])
         arguments: list[Argument] = [fields, state.document, raw or b"", *details]
         for job in state.jobs:
-            queue = [own.named(f"jobs-{part}", job.queue) for part in ("all", "ready", "order", "info")]
-            arguments += (
-                places.of(*queue),
-                job.queue,
-                job.id,
-                job.body,
-                escaped(job.ordering),
-                job.due,
-                job.attempts,
-            )
+            arguments += job_arguments(own, job, places)
         return arguments
 
     @reads_answer
@@ -149,27 +117,103 @@ class RedisStates(RedisTasks):
 
     @reads_answer
     async def listing(
-        self, upstream: str, *, tag: str = "", group: str = "", after: int = 0, limit: int = MAX_TASKS
-    ) -> list[tuple[int, TaskKey]]:
+        self,
+        upstream: str,
+        account: str,
+        *,
+        tag: str = "",
+        group: str = "",
+        before: int = 0,
+        limit: int = MAX_TASKS,
+    ) -> list[Listing]:
         """See `Engine.listing`."""
-        names = [listed_name(kind, name) for kind, name in (("tag", tag), ("group", group)) if name] or [b""]
-        key = self.keys.named("list", upstream)
-        found: list[tuple[int, TaskKey]] = []
+        # Of a group there are mostly fewer than of a tag.
+        names = [listed_name(kind, name) for kind, name in (("group", group), ("tag", tag)) if name] or [b""]
+        key = self.keys.tasks(upstream, account_text(account))
+        found: list[Listing] = []
         while len(found) < limit:
             name, count = names[0], limit - len(found) if len(names) == 1 else _PORTION
-            first = b"(%b\0%016d\1" % (name, max(after, 0))
-            (members,) = await self.plain(("ZRANGEBYLEX", key, first, b"(%b\1" % name, "LIMIT", 0, count))
-            places = [member[len(name) :] for member in members]
-            if len(names) > 1 and places:
-                (scores,) = await self.plain(("ZMSCORE", key, *(names[1] + place for place in places)))
-                chosen = [place for place, score in zip(places, scores, strict=True) if score is not None]
-            else:
-                chosen = places
-            found += [_read_listed(place) for place in chosen]
+            newest = b"(%b\0%016d" % (name, before) if before > 0 else b"(%b\1" % name
+            question = ("ZRANGE", key, newest, b"(%b\0" % name, "BYLEX", "REV", "LIMIT", 0, count)
+            members = await self._listed(upstream, question)
+            found += await self._described(key, members, names)
             if len(members) < count:
                 break
-            after = _read_listed(places[-1])[0]
+            before = int(members[-1][len(name) + 1 : len(name) + 17])
         return found[:limit]
+
+    @reads_answer
+    async def oldest(self, upstream: str, account: str, *, after: int, limit: int) -> list[Listing]:
+        """See `Engine.oldest`."""
+        key = self.keys.tasks(upstream, account_text(account))
+        found: list[Listing] = []
+        while len(found) < limit:
+            count = limit - len(found)
+            question = ("ZRANGEBYLEX", key, b"(\0%016d\1" % max(after, 0), b"(\1", "LIMIT", 0, count)
+            members = await self._listed(upstream, question)
+            found += await self._described(key, members, [b""])
+            if len(members) < count:
+                break
+            after = int(members[-1][1:17])
+        return found
+
+    @reads_answer
+    async def accounts(self, upstream: str) -> list[str]:
+        """See `Engine.accounts`."""
+        names = await self._listed(upstream, ("SMEMBERS", self.keys.listed(upstream)))
+        return sorted(read_account(name) for name in names)
+
+    async def _listed(self, upstream: str, question: tuple[Argument, ...]) -> list[bytes]:
+        """The answer to a question about lists, once they have what a version before wrote.
+
+        Such a bridge may run beside this one: what it lists again is found at the next question.
+        """
+        own = self.keys
+        one_list, listed = own.one_list(upstream), own.listed(upstream)
+        while True:
+            unsorted, answer = await self.plain(("ZRANGE", one_list, 0, _PORTION - 1), question)
+            if not unsorted:
+                found: list[bytes] = answer
+                return found
+            places = KeyTable(one_list, listed)
+            arguments: list[Argument] = []
+            for member in unsorted:
+                account = member.split(b"\0", 2)[2].split(b"/", 2)[1]
+                arguments += (member, places.of(own.tasks(upstream, account)), account)
+            await self.run("sort_in", places.keys, *arguments)
+
+    async def _described(self, key: bytes, members: Sequence[bytes], names: Sequence[bytes]) -> list[Listing]:
+        """Members of the first name as they are listed: those that have the other names too."""
+        places = [member[len(names[0]) :] for member in members]
+        for name in names[1:] if places else ():
+            (scores,) = await self.plain(("ZMSCORE", key, *(name + place for place in places)))
+            places = [place for place, score in zip(places, scores, strict=True) if score is not None]
+        if not places:
+            return []
+        tasks = [place[18:] for place in places]
+        answers = await self.run("details", [self.keys.record(task) for task in tasks])
+        found: list[Listing] = []
+        outdated: list[bytes] = []
+        for place, task, (first_seen, details) in zip(places, tasks, answers, strict=True):
+            if first_seen is None or int(first_seen) != int(place[1:17]):
+                # Of a record that a version before deleted, or that has expired without a bridge.
+                outdated += [name + place for name in (*names, b"")]
+            elif names == [b""] or {*names} <= {*details_names(details)}:
+                found.append(Listing(int(first_seen), read_task(task), details))
+        if outdated:
+            await self.plain(("ZREM", key, *dict.fromkeys(outdated)))
+        return found
+
+    @reads_answer
+    async def forget(self, session: str, key: TaskKey) -> bool:
+        """See `Engine.forget`."""
+        own, task, account = self.keys, task_text(key), account_text(key.account)
+        keys = [own.meta, own.log, own.sessions, own.owned, own.wants, own.accounts, own.expiry]
+        keys += (own.record(task), own.history(task), own.orphans(account))
+        keys += (own.changed(key.upstream, account, final=final) for final in (False, True))
+        keys += (own.tasks(key.upstream, account), own.listed(key.upstream), own.tails(key) or own.expiry)
+        known_for = in_microseconds(FORGOTTEN_SECONDS)
+        return bool(await self.run("delete", keys, session, task, account, self.limits.log, known_for))
 
     @reads_answer
     async def register(self, session: str, key: TaskKey, details: bytes) -> int:
@@ -177,7 +221,7 @@ class RedisStates(RedisTasks):
         own, task, tails = self.keys, task_text(key), self.keys.tails(key)
         _, ended_life, open_life = self._lives
         keys = [own.meta, own.log, own.sessions, own.expiry, own.record(task), own.history(task)]
-        keys += (own.named("list", key.upstream), tails or own.expiry)
+        keys += (own.tasks(key.upstream, account_text(key.account)), tails or own.expiry)
         offset = await self.run(
             "register",
             keys,
@@ -226,8 +270,3 @@ def _read_applied(state: Apply, answer: Any) -> Applied:
     verdict, offset, version, dropped = answer[:4]
     record = read_record(state.key, answer[4]) if len(answer) > 4 else None
     return Applied(_VERDICTS[verdict], int(offset), int(version), record, dropped)
-
-
-def _read_listed(member: bytes) -> tuple[int, TaskKey]:
-    """Offset and task as they are in a listing, after a zero byte."""
-    return int(member[1:17]), read_task(member[18:])

@@ -265,7 +265,7 @@ class RedisTasks(EngineLink):
             tails = own.tails(key) or own.expiry
             keys += (own.record(task), own.history(task), own.orphans(account))
             keys += [own.changed(key.upstream, account, final=final) for final in (False, True)]
-            keys += (own.named("list", key.upstream), tails)
+            keys += (own.tasks(key.upstream, account), own.listed(key.upstream), tails)
             arguments += (task, account)
         await self.run("forget", keys, *arguments)
 

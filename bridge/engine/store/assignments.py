@@ -83,8 +83,14 @@ class Assignments:
             if task is None or task.end is not End.ENDED:
                 self._prolong(key, until)
 
-    def keep(self, session: str, key: TaskKey, *, called_back: bool, now: int) -> TaskRecord | None:
-        """See `Engine.keep`; returns the task if that changed it."""
+    def keep(
+        self, session: str, key: TaskKey, *, called_back: bool, now: int, due: int = 0
+    ) -> TaskRecord | None:
+        """See `Engine.keep`; returns the task if that changed it.
+
+        Args:
+            due: An orphan that it becomes is not due before.
+        """
         if not self._sessions.alive(session, now):
             return None
         task = self._tasks.ensure(key, now)
@@ -94,7 +100,7 @@ class Assignments:
         task.persistent = True
         task.called_back = task.called_back or called_back
         if not task.owner and not self._is_orphan(key):  # with a dead owner, `bury` finds it
-            self._orphan(task, max(task.due, now))
+            self._orphan(task, max(task.due, now, due))
         return task if changed else None
 
     def claim(self, session: str, account: str, limit: int, now: int) -> list[TaskRecord]:

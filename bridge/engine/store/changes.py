@@ -21,13 +21,18 @@ class PartKind(StrEnum):
 
 
 class RecordedState(NamedTuple):
-    """A state that was recorded."""
+    """A state that was recorded.
+
+    Args:
+        amends: Whether it takes the place of the one that is recorded with its offset.
+    """
 
     key: TaskKey
     offset: int
     end: End
     document: bytes
     raw: bytes | None
+    amends: bool = False
 
 
 Name = tuple[str, ...]
@@ -45,6 +50,7 @@ class Changes:
         self.count = 0
         self.states: list[RecordedState] = []
         self.touched: dict[tuple[PartKind, Name], None] = {}
+        self.forgotten: dict[TaskKey, int] = {}
 
     def recorded(self, state: RecordedState) -> None:
         """A state was recorded."""
@@ -56,6 +62,11 @@ class Changes:
         self.count += 1
         self.touched[kind, name] = None
 
+    def forgot(self, key: TaskKey, offset: int) -> None:
+        """A task was deleted, with all its states up to an offset."""
+        self.count += 1
+        self.forgotten[key] = offset
+
     def moved(self) -> None:
         """Only the log has grown, or its epoch is another one."""
         self.count += 1
@@ -65,3 +76,8 @@ class Changes:
         states, touched = self.states, list(self.touched)
         self.states, self.touched = [], {}
         return states, touched
+
+    def take_forgotten(self) -> dict[TaskKey, int]:
+        """The tasks that were deleted since the last call, each with the offset up to which."""
+        forgotten, self.forgotten = self.forgotten, {}
+        return forgotten

@@ -13,6 +13,7 @@ from bridge.engine.store.sessions import MICROSECONDS, Sessions
 
 MAX_LISTS = 20_000
 MAX_COUNTERS = 50_000
+OPERATION_BYTES = 600  # besides its name, digest and answer
 _NEVER = 2**62
 
 
@@ -150,12 +151,21 @@ class Undertaking(NamedTuple):
 
 
 class Operations:
-    """Operations that must happen once."""
+    """Operations that must happen once; of too many that are done those that end first are forgotten.
 
-    def __init__(self, sessions: Sessions) -> None:
+    Args:
+        max_answers: Operations that are done.
+        answer_bytes: The same for the memory they take.
+    """
+
+    def __init__(self, sessions: Sessions, *, max_answers: int, answer_bytes: int) -> None:
         self._sessions = sessions
+        self._max_answers = max_answers
+        self._answer_bytes = answer_bytes
         self._operations: dict[str, Undertaking] = {}
         self._expiry: DueQueue[str] = DueQueue()
+        self._done: DueQueue[str] = DueQueue()
+        self._size = 0
 
     def get(self, name: str) -> Undertaking | None:
         """An operation, expired or not."""
@@ -188,13 +198,27 @@ class Operations:
         if answer is None:
             self._delete(name)
         else:
-            self._operations[name] = known._replace(done=True, answer=answer)
+            self.restore(name, known._replace(done=True, answer=answer))
         return True
 
     def restore(self, name: str, operation: Undertaking) -> None:
         """Take an operation as it was."""
+        self._delete(name)
         self._operations[name] = operation
         self._expiry.add(name, operation.expires)
+        if operation.done:
+            self._done.add(name, operation.expires)
+            self._size += _size(name, operation)
+
+    def trim(self) -> list[str]:
+        """Delete what is too much; returns the names."""
+        trimmed: list[str] = []
+        while len(self._done) > self._max_answers or self._size > self._answer_bytes:
+            first = self._done.first()
+            assert first is not None, "there are some"
+            self._delete(first[1])
+            trimmed.append(first[1])
+        return trimmed
 
     def expire(self, limit: int, now: int) -> list[str]:
         """Delete up to `limit` that have expired; returns their names."""
@@ -205,8 +229,14 @@ class Operations:
         return expired
 
     def _delete(self, name: str) -> None:
-        self._operations.pop(name, None)
+        operation = self._operations.pop(name, None)
         self._expiry.remove(name)
+        if self._done.remove(name) and operation is not None:
+            self._size -= _size(name, operation)
+
+
+def _size(name: str, operation: Undertaking) -> int:
+    return OPERATION_BYTES + len(name) + len(operation.digest) + len(operation.answer or b"")
 
 
 class Reserved(NamedTuple):

@@ -50,8 +50,18 @@ class FirstSeen:
             self._keys = [key for _, key in kept]
             self._dead = 0
 
+    def before(self, offset: int, limit: int) -> list[tuple[int, TaskKey]]:
+        """Up to `limit` tasks first seen before an offset (0: of all), newest first."""
+        end = bisect.bisect_left(self._offsets, offset) if offset else len(self._offsets)
+        found = (
+            (self._offsets[index], key)
+            for index in range(end - 1, -1, -1)
+            if (key := self._keys[index]) is not None
+        )
+        return list(itertools.islice(found, limit))
+
     def after(self, offset: int, limit: int) -> list[tuple[int, TaskKey]]:
-        """Up to `limit` tasks first seen after an offset."""
+        """Up to `limit` tasks first seen after an offset, oldest first."""
         start = bisect.bisect_right(self._offsets, offset)
         found = (
             (self._offsets[index], key)
@@ -60,12 +70,19 @@ class FirstSeen:
         )
         return list(itertools.islice(found, limit))
 
+    def has(self, offset: int) -> bool:
+        """Whether a task was first seen at this offset."""
+        index = bisect.bisect_left(self._offsets, offset)
+        return index < len(self._offsets) and self._offsets[index] == offset and self._keys[index] is not None
+
 
 class Listings:
-    """The tasks of each upstream, tag and group by first state, of each account by last change."""
+    """The tasks of each account, and of each of its tags and groups, by first state; of each account by last
+    change.
+    """
 
     def __init__(self) -> None:
-        self._by_name: dict[tuple[str, str, str], FirstSeen] = {}
+        self._by_name: dict[tuple[str, str, str, str], FirstSeen] = {}
         # Of each upstream and account: the open tasks and the ended ones, unchanged for longest first.
         self._by_account: dict[tuple[str, str], tuple[dict[TaskKey, None], dict[TaskKey, None]]] = {}
 
@@ -89,58 +106,67 @@ class Listings:
 
     def relist(self, key: TaskKey, first_seen: int, before: bytes | None, after: bytes | None) -> None:
         """The details of a task that has a state have changed."""
-        self._remove(key.upstream, _names(before), first_seen)
-        for kind, name in _names(after):
+        self._remove(key, names_of(before), first_seen)
+        for kind, name in names_of(after):
             self._add(key, first_seen, kind, name)
 
     def add(self, key: TaskKey, first_seen: int, details: bytes | None) -> None:
         """A task has its first state."""
         self._add(key, first_seen, "", "")
-        for kind, name in _names(details):
+        for kind, name in names_of(details):
             self._add(key, first_seen, kind, name)
 
     def remove(self, key: TaskKey, first_seen: int, details: bytes | None) -> None:
         """A task is deleted."""
-        self._remove(key.upstream, [("", ""), *_names(details)], first_seen)
+        self._remove(key, [("", ""), *names_of(details)], first_seen)
 
     def first_seen(
-        self, upstream: str, *, tag: str, group: str, after: int, limit: int
+        self, upstream: str, account: str, *, tag: str, group: str, before: int, limit: int
     ) -> list[tuple[int, TaskKey]]:
-        """Tasks by first state; with tag and group those of both."""
+        """Tasks of one account by first state, newest first; with tag and group those of both."""
         if tag and group:
-            return self._of_both(upstream, tag, group, after, limit)
+            return self._of_both(upstream, account, tag, group, before, limit)
         kind, name = ("tag", tag) if tag else ("group", group) if group else ("", "")
-        tasks = self._by_name.get((upstream, kind, name))
+        tasks = self._by_name.get((upstream, account, kind, name))
+        return tasks.before(before, limit) if tasks is not None else []
+
+    def oldest(self, upstream: str, account: str, *, after: int, limit: int) -> list[tuple[int, TaskKey]]:
+        """Tasks of one account by first state, oldest first."""
+        tasks = self._by_name.get((upstream, account, "", ""))
         return tasks.after(after, limit) if tasks is not None else []
 
+    def accounts(self, upstream: str) -> list[str]:
+        """Those that have tasks."""
+        return sorted(account for found, account in self._by_account if found == upstream)
+
     def _of_both(
-        self, upstream: str, tag: str, group: str, after: int, limit: int
+        self, upstream: str, account: str, tag: str, group: str, before: int, limit: int
     ) -> list[tuple[int, TaskKey]]:
-        with_tag, in_group = (
-            self._by_name.get((upstream, kind, name)) for kind, name in (("tag", tag), ("group", group))
-        )
+        with_tag = self._by_name.get((upstream, account, "tag", tag))
+        in_group = self._by_name.get((upstream, account, "group", group))
         if with_tag is None or in_group is None:
             return []
         few, many = sorted((with_tag, in_group), key=len)
         found: list[tuple[int, TaskKey]] = []
-        while len(found) < limit and (portion := few.after(after, limit)):
-            found += [one for one in portion if many.after(one[0] - 1, 1) == [one]]
-            after = portion[-1][0]
+        while len(found) < limit and (portion := few.before(before, limit)):
+            found += [one for one in portion if many.has(one[0])]
+            before = portion[-1][0]
         return found[:limit]
 
     def _add(self, key: TaskKey, first_seen: int, kind: str, name: str) -> None:
-        self._by_name.setdefault((key.upstream, kind, name), FirstSeen()).add(first_seen, key)
+        self._by_name.setdefault((key.upstream, key.account, kind, name), FirstSeen()).add(first_seen, key)
 
-    def _remove(self, upstream: str, names: list[tuple[str, str]], first_seen: int) -> None:
+    def _remove(self, key: TaskKey, names: list[tuple[str, str]], first_seen: int) -> None:
         for kind, name in names:
-            tasks = self._by_name.get((upstream, kind, name))
+            place = (key.upstream, key.account, kind, name)
+            tasks = self._by_name.get(place)
             if tasks is not None:
                 tasks.remove(first_seen)
                 if not len(tasks):
-                    del self._by_name[upstream, kind, name]
+                    del self._by_name[place]
 
 
-def _names(details: bytes | None) -> list[tuple[str, str]]:
+def names_of(details: bytes | None) -> list[tuple[str, str]]:
     """Tags and group in the details of a task; none if they are not what they should be."""
     if details is None:
         return []

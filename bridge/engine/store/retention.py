@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bridge.core.task import TaskKey
-from bridge.engine.base import End
+from bridge.engine.base import ANSWER_BYTES, FORGOTTEN_SECONDS, MAX_ANSWERS, End
 from bridge.engine.store.assignments import Assignments
 from bridge.engine.store.sessions import MICROSECONDS
 from bridge.engine.store.tasks import TaskRecord, Tasks
@@ -15,6 +15,7 @@ STEP = 64
 """Things checked in one step."""
 
 _STATELESS_MICROSECONDS = 60 * MICROSECONDS
+_FORGOTTEN_MICROSECONDS = round(FORGOTTEN_SECONDS * MICROSECONDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,8 @@ class StoreLimits:
         retention_seconds: After the end of a task; an open one is kept a week at least.
         max_tasks: Above this the ended task unchanged for longest is deleted, then others without owner.
         max_bytes: The same for the memory of all tasks.
+        max_answers: Above this the answer of an operation that would be forgotten next is.
+        answer_bytes: The same for the memory of all answers.
     """
 
     history: int = 32
@@ -36,6 +39,8 @@ class StoreLimits:
     retention_seconds: float = 86_400.0
     max_tasks: int = 1_000_000
     max_bytes: int = 2 * 1024**3
+    max_answers: int = MAX_ANSWERS
+    answer_bytes: int = ANSWER_BYTES
 
 
 DEFAULT_LIMITS = StoreLimits()
@@ -69,6 +74,7 @@ class TaskRetention:
             self._tasks.forget(task)
             forgotten += 1
         stateless = self._forget_idle(self._tasks.stateless(STEP), now)
+        stateless += self._forget_idle(self._tasks.deleted(STEP), now)
         idle = self._forget_idle(self._tasks.open(STEP), now)
         stateless += [task for task in idle if not task.version]
         more = forgotten + len(idle) + len(stateless) >= STEP
@@ -88,5 +94,5 @@ class TaskRetention:
 
     def _lifetime(self, task: TaskRecord) -> int:
         if not task.has_content:
-            return _STATELESS_MICROSECONDS
+            return _FORGOTTEN_MICROSECONDS if task.forgotten else _STATELESS_MICROSECONDS
         return self._open if task.version else self._ended

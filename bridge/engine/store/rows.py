@@ -15,10 +15,12 @@ from bridge.core.task import TaskKey
 from bridge.engine.base import LEARNED_SECONDS, End, Job
 from bridge.engine.store.changes import Name, PartKind
 from bridge.engine.store.documents import Reserved, SampleList, SharedDocument, Undertaking, ends_at
+from bridge.engine.store.jobs import JOB_MICROSECONDS, RestoredJob
 from bridge.engine.store.store import Store
 from bridge.engine.store.tasks import TaskRecord
 
 _SEPARATOR = b"\0"
+_DETAILS = 9  # in the row of a task
 
 
 class StoreRow(NamedTuple):
@@ -39,13 +41,19 @@ def dump(store: Store, kind: PartKind, name: Name) -> StoreRow:
     """A part as it is now."""
     value, expires = _DUMPS[kind](store, name)
     encoded = orjson.dumps(value) if value is not None else None
-    return StoreRow(kind.value, _SEPARATOR.join(map(_encoded, name)), expires, encoded)
+    return StoreRow(kind.value, _row_name(name), expires, encoded)
+
+
+def job_row(job: Job, order: int, written: int) -> StoreRow:
+    """The row of a job that a store will hold with this order, written then (microseconds)."""
+    value, expires = _job_value(job, order, written)
+    return StoreRow(PartKind.JOB.value, _row_name((job.queue, job.id)), expires, orjson.dumps(value))
 
 
 def restore(store: Store, rows: Iterable[StoreRow], now: int) -> dict[TaskKey, list[Any]]:
     """Put rows back into an empty store; those of tasks are returned, for `read_task`."""
     tasks: dict[TaskKey, list[Any]] = {}
-    jobs: list[tuple[int, Job]] = []
+    jobs: list[RestoredJob] = []
     for row in rows:
         if row.value is None or 0 < row.expires <= now:
             continue
@@ -56,16 +64,33 @@ def restore(store: Store, rows: Iterable[StoreRow], now: int) -> dict[TaskKey, l
                 upstream, account, task_id = name
                 tasks[TaskKey(upstream, task_id, account)] = value
             elif row.kind == PartKind.JOB:
-                order, body, ordering, due, attempts = value
-                jobs.append((order, Job(name[0], name[1], _raw(body), _unwrap(ordering), due, attempts)))
+                jobs.append(_read_job(name, value, now))
             else:
                 # Lists of samples of an older version have no end yet.
                 expires = row.expires or ends_at(LEARNED_SECONDS, now)
                 _RESTORES[PartKind(row.kind)](store, name, value, expires)
         except (ValueError, TypeError, AttributeError, LookupError):
             continue
-    store.jobs.restore([job for _, job in sorted(jobs, key=lambda ordered: ordered[0])])
+    store.jobs.restore(jobs)
     return tasks
+
+
+def _read_job(name: Name, value: list[Any], now: int) -> RestoredJob:
+    """From a row; versions before wrote five values, without age. After a restart a job is due at once."""
+    queue, id_ = name
+    order, body, ordering, due, attempts, *later = value
+    replaceable, offset, written = later or (False, 0, now)
+    job = Job(
+        queue,
+        id_,
+        _raw(body),
+        _unwrap(ordering),
+        min(int(due), now),
+        int(attempts),
+        bool(replaceable),
+        int(offset),
+    )
+    return RestoredJob(int(order), job, int(written))
 
 
 def _restore_document(store: Store, name: Name, value: list[Any], expires: int) -> None:
@@ -114,6 +139,37 @@ def read_task(task: TaskRecord, value: list[Any]) -> None:
     task.details = _maybe_raw(details)
 
 
+def details_of(value: bytes) -> bytes | None:
+    """What the row of a task says that it was registered with; None for nothing, or if it cannot be read."""
+    try:
+        return _maybe_raw(orjson.loads(value)[_DETAILS])
+    except (ValueError, TypeError, AttributeError, LookupError):
+        return None
+
+
+def document_of(value: bytes) -> bytes | None:
+    """The small document of a row; None if it cannot be read."""
+    try:
+        return _raw(orjson.loads(value)[1])
+    except (ValueError, TypeError, AttributeError, LookupError):
+        return None
+
+
+def with_details(value: bytes | None, details: bytes) -> bytes:
+    """The row of a task with these details.
+
+    Args:
+        value: As it was; None for none. Then the row says nothing of the task's states: they are read
+            where they are.
+    """
+    try:
+        fields = list(orjson.loads(value or b"null"))
+        fields[_DETAILS] = _text(details)
+    except (ValueError, TypeError, LookupError):
+        fields = [0, "", 0, "", False, False, {}, None, 0, _text(details), int(End.OPEN)]
+    return orjson.dumps(fields)
+
+
 def _confirmation(value: Any) -> Confirmation | None:
     """From a row; versions before wrote a number alone, and 0.0 for none."""
     if isinstance(value, list):
@@ -127,7 +183,7 @@ Dumped = tuple[Any, int]
 def _dump_task(store: Store, name: Name) -> Dumped:
     upstream, account, task_id = name
     task = store.tasks.get(TaskKey(upstream, task_id, account))
-    if task is None:
+    if task is None or (task.forgotten and not task.has_content and not task.persistent):
         return None, 0
     return [
         task.version,
@@ -168,8 +224,13 @@ def _dump_job(store: Store, name: Name) -> Dumped:
     pending = store.jobs.get(*name)
     if pending is None:
         return None, 0
-    job = pending.job
-    return [pending.order, _text(job.body), _wrap(job.ordering), job.due, job.attempts], 0
+    return _job_value(pending.job, pending.order, pending.written)
+
+
+def _job_value(job: Job, order: int, written: int) -> Dumped:
+    value = [order, _text(job.body), _wrap(job.ordering), job.due, job.attempts]
+    value += [job.replaceable, job.offset, written]
+    return value, written + JOB_MICROSECONDS
 
 
 def _dump_hold(store: Store, name: Name) -> Dumped:
@@ -188,6 +249,10 @@ _DUMPS = {
 
 
 # Bytes as JSON: each byte is the character of that number. Texts likewise: they may hold unpaired surrogates.
+
+
+def _row_name(name: Name) -> bytes:
+    return _SEPARATOR.join(map(_encoded, name))
 
 
 def _encoded(text: str) -> bytes:

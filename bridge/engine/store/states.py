@@ -21,9 +21,9 @@ def judge(task: TaskRecord | None, state: Apply, *, session: str, alive: bool) -
         replaces_lost = task.end is End.LOST and state.end is End.ENDED
         if not replaces_lost:
             return ApplyOutcome.FINAL
-    if task.version and task.version != state.expect:
-        return ApplyOutcome.STALE
-    return ApplyOutcome.RECORDED
+    builds_on_another = task.version and task.version != state.expect
+    builds_on_forgotten = task.forgotten and not task.version and state.stamp.version > 1
+    return ApplyOutcome.STALE if builds_on_another or builds_on_forgotten else ApplyOutcome.RECORDED
 
 
 def _amends(task: TaskRecord, state: Apply) -> bool:
@@ -63,12 +63,13 @@ class States:
         raw = state.raw if state.raw is not None and len(state.raw) <= self._raw_bytes else None
         details = self._details(task, state)
         task.version, task.session = state.stamp
-        task.offset, task.digest = offset, state.digest
-        task.end = task.end if amended else state.end
+        task.digest = state.digest
+        if not amended:
+            task.offset, task.end = offset, state.end
         task.document, task.raw = state.document, raw
         fits = len(state.document) + len(raw or b"") <= ENTRY_BYTES
         # Thirty large ones of each task would fill the memory: the record has the newest.
-        self._remember(task, Past(offset, state.document, raw if fits else None))
+        self._remember(task, Past(task.offset, state.document, raw if fits else None))
         if not task.first_seen:
             task.first_seen = offset
             self._tasks.listings.add(task.key, offset, task.details)
@@ -106,8 +107,10 @@ class States:
         return task.details if changed or not task.first_seen else None
 
     def _remember(self, task: TaskRecord, past: Past) -> None:
-        task.past.append(past)
         change = _size(past)
+        if task.past and task.past[-1].offset == past.offset:
+            change -= _size(task.past.pop())  # amended
+        task.past.append(past)
         while len(task.past) > self._history:
             change -= _size(task.past.popleft())
         self._resize(task, change)

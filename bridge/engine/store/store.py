@@ -10,12 +10,14 @@ Rule 3: memory is bounded: history per task, log, tasks, jobs per queue, lists, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from bridge.core.event import Confirmation
 from bridge.core.task import TaskKey
 from bridge.engine.base import (
     BEAT_SECONDS,
     DEFAULT_JOB_LIMITS,
+    KEPT_SECONDS,
     Applied,
     Apply,
     ApplyOutcome,
@@ -29,10 +31,12 @@ from bridge.engine.base import (
     DocumentEntry,
     End,
     Entry,
+    ForgetEntry,
     Held,
     Job,
     JobLimits,
     Lent,
+    Listing,
     NoticeEntry,
     Operation,
     OperationState,
@@ -44,6 +48,7 @@ from bridge.engine.base import (
     Report,
     SessionState,
     Take,
+    Waiting,
     Want,
     Wanted,
     Welcome,
@@ -78,8 +83,10 @@ class Store:
         self.budgets = Budgets(self.sessions)
         self.documents = Documents()
         self.samples = Samples()
-        self.operations = Operations(self.sessions)
-        self.jobs = JobQueues(self.sessions)
+        self.operations = Operations(
+            self.sessions, max_answers=limits.max_answers, answer_bytes=limits.answer_bytes
+        )
+        self.jobs = JobQueues(self.sessions, partial(self._touch, PartKind.JOB))
         self.counters = Counters()
         self.states = States(self.tasks, self.log, history=limits.history, raw_bytes=limits.raw_bytes)
         self.retention = TaskRetention(self.tasks, self.assignments, limits)
@@ -212,20 +219,24 @@ class Store:
             return answer(verdict, task, state)
         task = task or self.tasks.ensure(state.key, now)
         entry = self.states.record(task, state, now)
+        kept = False
+        if state.keep and task.end is End.OPEN:
+            due = now + round(KEPT_SECONDS * MICROSECONDS)
+            kept = self.assignments.keep(session, task.key, called_back=False, now=now, due=due) is not None
         if task.end is End.ENDED and not entry.amended:
             self.assignments.end(task)
             task.notices.clear()
-        dropped = self.jobs.add(state.jobs, limits)
+        dropped = self.add_state_jobs(state.jobs, task.offset, limits, now=now) if state.jobs else 0
         if self.changes is not None:
-            self.changes.recorded(RecordedState(task.key, task.offset, task.end, state.document, task.raw))
+            self.changes.recorded(
+                RecordedState(task.key, task.offset, task.end, state.document, task.raw, entry.amended)
+            )
             # A recorder finds all else in the states: a row for each would cost as much as the state itself.
             counted = task.version % VERSIONS_BETWEEN_ROWS and (
                 task.version == 1 or entry.offset > task.first_seen
             )
-            if entry.details is not None or task.end is End.LOST or not counted:
+            if kept or entry.amended or entry.details is not None or task.end is End.LOST or not counted:
                 self._touch_task(task.key)
-            for job in state.jobs:
-                self._touch(PartKind.JOB, job.queue, job.id)
         return Applied(verdict, entry.offset, task.version, dropped=dropped)
 
     def records(self, keys: Sequence[TaskKey], *, now: int) -> list[Record]:
@@ -245,11 +256,52 @@ class Store:
         return self.tasks.listings.newest(upstream, account, final=final, limit=limit)
 
     def listing(
-        self, upstream: str, *, tag: str = "", group: str = "", after: int = 0, limit: int, now: int
-    ) -> list[tuple[int, TaskKey]]:
+        self,
+        upstream: str,
+        account: str,
+        *,
+        tag: str = "",
+        group: str = "",
+        before: int = 0,
+        limit: int,
+        now: int,
+    ) -> list[Listing]:
         """See `Engine.listing`."""
         del now
-        return self.tasks.listings.first_seen(upstream, tag=tag, group=group, after=after, limit=limit)
+        listings = self.tasks.listings
+        return self._listed(
+            listings.first_seen(upstream, account, tag=tag, group=group, before=before, limit=limit)
+        )
+
+    def oldest(self, upstream: str, account: str, *, after: int, limit: int, now: int) -> list[Listing]:
+        """See `Engine.oldest`."""
+        del now
+        return self._listed(self.tasks.listings.oldest(upstream, account, after=after, limit=limit))
+
+    def _listed(self, found: Sequence[tuple[int, TaskKey]]) -> list[Listing]:
+        return [
+            Listing(first_seen, key, task.details)
+            for first_seen, key in found
+            if (task := self.tasks.get(key)) is not None
+        ]
+
+    def accounts(self, upstream: str, *, now: int) -> list[str]:
+        """See `Engine.accounts`."""
+        del now
+        return self.tasks.listings.accounts(upstream)
+
+    def forget(self, session: str, key: TaskKey, *, now: int) -> bool:
+        """See `Engine.forget`."""
+        task = self.tasks.get(key)
+        if task is None or not task.has_content or not self.sessions.alive(session, now):
+            return False
+        self.assignments.end(task)
+        offset = self.log.append(ForgetEntry(self.log.next_offset(now), self.log.head, key))
+        self.tasks.delete(task, offset, now)
+        if self.changes is not None:
+            self.changes.forgot(key, offset)
+        self._touch_task(key)
+        return True
 
     def register(self, session: str, key: TaskKey, details: bytes, *, now: int) -> int:
         """See `Engine.register`."""
@@ -368,22 +420,38 @@ class Store:
         """See `Engine.finish`."""
         finished = self.operations.finish(session, name, answer, now)
         if finished:
-            self._touch(PartKind.OPERATION, name)
+            for changed in (name, *self.operations.trim()):
+                self._touch(PartKind.OPERATION, changed)
         return finished
 
-    def claim_jobs(self, session: str, queue: str, *, limit: int, lease: float, now: int) -> list[Job]:
+    def add_jobs(self, jobs: Sequence[Job], *, limits: JobLimits = DEFAULT_JOB_LIMITS, now: int) -> int:
+        """See `Engine.add_jobs`."""
+        return self.jobs.add(jobs, limits, now)
+
+    def add_state_jobs(self, jobs: Sequence[Job], offset: int, limits: JobLimits, *, now: int) -> int:
+        """Write the jobs of a state that has this offset; returns how many had no room."""
+        return self.jobs.add([job._replace(offset=offset) for job in jobs], limits, now)
+
+    def claim_jobs(
+        self, session: str, queue: str, *, limit: int, lease: float, ahead: float = 0.0, now: int
+    ) -> list[Job]:
         """See `Engine.claim_jobs`."""
-        jobs = self.jobs.claim(session, queue, limit, ends_at(lease, now), now)
-        for job in jobs:
-            self._touch(PartKind.JOB, queue, job.id)
-        return jobs
+        return self.jobs.claim(session, queue, limit, ends_at(lease, now), ends_at(ahead, now), now)
 
-    def finish_job(self, session: str, queue: str, job: str, *, retry_at: int = 0, now: int) -> bool:
+    def finish_job(
+        self, session: str, queue: str, job: str, *, retry_at: int = 0, attempted: bool = True, now: int
+    ) -> bool:
         """See `Engine.finish_job`."""
-        finished = self.jobs.finish(session, queue, job, retry_at, now)
-        if finished:
-            self._touch(PartKind.JOB, queue, job)
-        return finished
+        return self.jobs.finish(session, queue, job, retry_at, now, attempted=attempted)
+
+    def waiting(self, queues: Sequence[str], *, now: int) -> list[Waiting]:
+        """See `Engine.waiting`."""
+        return [self.jobs.waiting(queue, now) for queue in queues]
+
+    def drop_queue(self, queue: str, *, now: int) -> int:
+        """See `Engine.drop_queue`."""
+        del now
+        return self.jobs.drop(queue)
 
     def hold(self, counter: str, hold: str, amount: float, *, limit: float, window: float, now: int) -> Held:
         """See `Engine.hold`."""
@@ -400,7 +468,7 @@ class Store:
 
     # Other
 
-    def forget(self, key: TaskKey, offset: int) -> None:
+    def drop(self, key: TaskKey, offset: int) -> None:
         """Delete a task that was deleted in storage, unless it has a state newer than `offset`."""
         task = self.tasks.get(key)
         if task is not None and task.offset <= offset:
@@ -417,6 +485,7 @@ class Store:
         more |= len(self.documents.expire(STEP, now)) == STEP
         more |= len(self.operations.expire(STEP, now)) == STEP
         more |= len(self.samples.expire(STEP, now)) == STEP
+        self.jobs.expire(now)
         self.assignments.expire(STEP, now)
         self.budgets.forget_idle(STEP, now)
         self.sessions.forget(now)

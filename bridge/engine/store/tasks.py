@@ -27,6 +27,7 @@ class TaskRecord:
         "due",
         "end",
         "first_seen",
+        "forgotten",
         "key",
         "notices",
         "offset",
@@ -58,6 +59,7 @@ class TaskRecord:
         self.confirmation: Confirmation | None = None
         self.first_seen = 0
         self.details: bytes | None = None
+        self.forgotten = 0
         self.called_at = 0
         self.touched_at = now
         self.size = TASK_BYTES
@@ -93,6 +95,7 @@ class TaskRecord:
             confirmation=self.confirmation,
             first_seen=self.first_seen,
             details=self.details,
+            forgotten=self.forgotten,
         )
 
 
@@ -111,6 +114,7 @@ class Tasks:
         self._ended: dict[TaskKey, None] = {}
         self._open: dict[TaskKey, None] = {}
         self._stateless: dict[TaskKey, None] = {}
+        self._forgotten: dict[TaskKey, None] = {}
         # By what comes after the last `/` of the id: callbacks name parts.
         self._by_last_part: dict[tuple[str, str, str], dict[TaskKey, None]] = {}
 
@@ -128,8 +132,9 @@ class Tasks:
             task = self._tasks[key] = TaskRecord(key, now)
             self.size += task.size
             self._stateless[key] = None
-            if "/" in key.task_id:
-                self._by_last_part.setdefault(_last_part(key), {})[key] = None
+            self._name(key)
+        elif task.forgotten:
+            self._name(key)  # it is of use again
         return task
 
     def restore(self, tasks: list[TaskRecord], now: int) -> None:
@@ -148,13 +153,17 @@ class Tasks:
     def touch(self, task: TaskRecord, now: int) -> None:
         """A task has changed: it is kept longest from now on."""
         task.touched_at = now
-        for keys in (self._ended, self._open, self._stateless):
+        for keys in self._orders:
             keys.pop(task.key, None)
-        ended = task.end is not End.OPEN
-        (self._ended if ended else self._open if task.has_content else self._stateless)[task.key] = None
-        if "/" in task.key.task_id:
-            named = self._by_last_part[_last_part(task.key)]
-            named.pop(task.key, None)
+        if task.end is not End.OPEN:
+            self._ended[task.key] = None
+        elif task.has_content:
+            self._open[task.key] = None
+        else:
+            (self._forgotten if task.forgotten else self._stateless)[task.key] = None
+        named = self._by_last_part.get(_last_part(task.key)) if "/" in task.key.task_id else None
+        if named is not None and task.key in named:
+            del named[task.key]
             named[task.key] = None
 
     def named(self, key: TaskKey) -> TaskRecord | None:
@@ -173,13 +182,29 @@ class Tasks:
         key = task.key
         del self._tasks[key]
         self.size -= task.size
-        for keys in (self._ended, self._open, self._stateless):
+        for keys in self._orders:
             keys.pop(key, None)
         if task.first_seen:
             self.listings.remove(key, task.first_seen, task.details)
             self.listings.change(key, final=None)
+        self._unname(key)
+
+    def delete(self, task: TaskRecord, offset: int, now: int) -> None:
+        """Delete a task on request; that it was deleted is known for a while."""
+        self.forget(task)
+        left = self.ensure(task.key, now)
+        self._unname(task.key)
+        left.forgotten = offset
+        self.touch(left, now)
+
+    def _name(self, key: TaskKey) -> None:
+        """Find a task by the last part of its id."""
         if "/" in key.task_id:
-            named = self._by_last_part[_last_part(key)]
+            self._by_last_part.setdefault(_last_part(key), {})[key] = None
+
+    def _unname(self, key: TaskKey) -> None:
+        named = self._by_last_part.get(_last_part(key)) if "/" in key.task_id else None
+        if named is not None and key in named:
             del named[key]
             if not named:
                 del self._by_last_part[_last_part(key)]
@@ -195,6 +220,14 @@ class Tasks:
     def stateless(self, limit: int) -> list[TaskRecord]:
         """Tasks with neither, the one touched least recently first."""
         return [self._tasks[key] for key in itertools.islice(self._stateless, limit)]
+
+    def deleted(self, limit: int) -> list[TaskRecord]:
+        """What is left of tasks that were deleted on request, the one touched least recently first."""
+        return [self._tasks[key] for key in itertools.islice(self._forgotten, limit)]
+
+    @property
+    def _orders(self) -> tuple[dict[TaskKey, None], ...]:
+        return self._ended, self._open, self._stateless, self._forgotten
 
     def all(self) -> Iterator[TaskRecord]:
         """Every task."""

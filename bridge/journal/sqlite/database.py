@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from bridge.errors import JournalError
 from bridge.journal.sqlite.codec import LOST_MARK
+from bridge.journal.sqlite.names import rebuild
 from bridge.journal.sqlite.salvage import salvage
 from bridge.journal.sqlite.wal import committed_frames, recovered_frames
 
@@ -55,6 +56,20 @@ _LATER_SCHEMA = (
         kind TEXT NOT NULL, name BLOB NOT NULL, expires INTEGER NOT NULL, value BLOB NOT NULL,
         PRIMARY KEY (kind, name)) WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS engine_expiry ON engine (expires) WHERE expires > 0",
+)
+PLACE_INDEX = "tasks_by_place"
+# By first state: the id of a task is the offset of that, and smaller in files of versions that counted.
+_CREATE_PLACE_INDEX = f"CREATE INDEX IF NOT EXISTS {PLACE_INDEX} ON tasks (upstream, account)"
+_NAMES_TABLE = "task_names"
+_HAS = "SELECT 1 FROM sqlite_master WHERE name = ?"
+_NAMES_SCHEMA = (
+    f"""CREATE TABLE {_NAMES_TABLE} (
+        upstream BLOB NOT NULL, account BLOB NOT NULL, kind TEXT NOT NULL, name BLOB NOT NULL,
+        task INTEGER NOT NULL, PRIMARY KEY (upstream, account, kind, name, task)) WITHOUT ROWID""",
+    f"CREATE INDEX task_names_by_task ON {_NAMES_TABLE} (task)",
+    # Older versions delete tasks too.
+    f"""CREATE TRIGGER task_names_of_deleted AFTER DELETE ON tasks
+        BEGIN DELETE FROM {_NAMES_TABLE} WHERE task = OLD.id; END""",  # noqa: S608 - built from constants
 )
 _LATER_COLUMN = "ALTER TABLE tasks ADD COLUMN first_seen REAL"  # Unix seconds; NULL before it
 _CANNOT_WRITE = (
@@ -260,6 +275,20 @@ def probe(connection: sqlite3.Connection, size: int = PROBE_BYTES) -> None:
     connection.execute("DELETE FROM meta WHERE name = 'probe'")
 
 
+def has_place_index(connection: sqlite3.Connection) -> bool:
+    """Whether whole accounts can be listed."""
+    return connection.execute(_HAS, (PLACE_INDEX,)).fetchone() is not None
+
+
+def create_place_index(connection: sqlite3.Connection) -> None:
+    """Let whole accounts be listed: from now on each new task costs a row more. Seconds for a million tasks.
+
+    Raises:
+        sqlite3.Error: It is not created; nothing else has changed.
+    """
+    connection.execute(_CREATE_PLACE_INDEX)
+
+
 def _check_place(path: Path) -> None:
     if "\0" in str(path):
         raise JournalError(f"the journal {str(path)!r} is not a valid path: it contains a null character")
@@ -348,21 +377,37 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         connection.execute(_LATER_COLUMN)
     for statement in _LATER_SCHEMA:
         connection.execute(statement)
+    if not _has_names(connection):
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _NAMES_SCHEMA:
+            connection.execute(statement)
+        rebuild(connection)
+        connection.execute("COMMIT")
 
 
 def _damage(connection: sqlite3.Connection) -> str | None:
     """What is wrong with the pages of the file; None if nothing is, or only with single rows."""
-    # A damaged table of tasks fails every append; damage elsewhere shows when that event is read.
+    # A damaged table of tasks fails every append, damaged names each deletion; damage elsewhere shows when
+    # that event is read.
     size = _number(connection, "page_count") * _number(connection, "page_size")
-    checked = "100" if size <= CHECKED_WHOLE_BYTES else "tasks"
+    checked = ["100"] if size <= CHECKED_WHOLE_BYTES else ["tasks"]
     try:
-        results = [str(result) for (result,) in connection.execute(f"PRAGMA quick_check({checked})")]
+        if size > CHECKED_WHOLE_BYTES and _has_names(connection):
+            checked.append(_NAMES_TABLE)
+        results = [
+            str(result) for what in checked for (result,) in connection.execute(f"PRAGMA quick_check({what})")
+        ]
     except sqlite3.DatabaseError as error:
         if (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF != sqlite3.SQLITE_CORRUPT:
             raise
         return str(error)
     damage = (one.splitlines()[-1] for one in results if one != "ok" and not _ROW_DAMAGE.match(one))
     return next(damage, None)
+
+
+def _has_names(connection: sqlite3.Connection) -> bool:
+    """Whether the file has the index by tags and groups; not one of an older version."""
+    return connection.execute(_HAS, (_NAMES_TABLE,)).fetchone() is not None
 
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:

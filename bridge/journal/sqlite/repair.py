@@ -26,6 +26,7 @@ CURE_EPOCH = "nothing to do; check the disk, and restore no copy of the file oth
 _EPOCH = re.compile(r"[A-Za-z0-9]{1,32}")
 _META = "SELECT CAST(value AS BLOB) FROM meta WHERE name = ?"
 _NEWEST = "SELECT coalesce(max(offset), 0) FROM events WHERE offset BETWEEN 1 AND ?"
+_NEWEST_TASK = "SELECT coalesce(max(id), 0) FROM tasks WHERE id BETWEEN 1 AND ?"
 _STAMPS = "SELECT changed_at FROM tasks WHERE open = ? ORDER BY newest DESC LIMIT 1"
 _DAMAGED = """SELECT id FROM tasks WHERE typeof(newest) <> 'integer' OR newest NOT BETWEEN 1 AND ?
     OR typeof(kept) <> 'integer' OR kept < 1 OR (open IS NOT 0 AND open IS NOT 1)"""
@@ -62,7 +63,9 @@ def open_history(database: Database, unix_time: float) -> History:
     (newest,) = connection.execute(_NEWEST, (MAX_OFFSET,)).fetchone()
     (events,) = connection.execute("SELECT count(*) FROM events").fetchone()
     known_head = int(head) if head is not None and head.isdecimal() and int(head) <= MAX_OFFSET else None
-    position = max(known_head or 0, newest)
+    # The id of a task is the offset of its first state: it cannot be assigned to another.
+    (newest_task,) = connection.execute(_NEWEST_TASK, (MAX_OFFSET,)).fetchone()
+    position = max(known_head or 0, newest, newest_task)
     reason = _loss(database, epoch, position, head_known=known_head is not None)
     fresh = epoch is None or reason is not None
     if reason is not None:

@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.core.task import TaskKey
+from bridge.engine.store.changes import PartKind
 from bridge.journal.sqlite.codec import decode_key
 from bridge.journal.sqlite.database import MAX_HISTORY
+from bridge.journal.sqlite.engine_rows import delete_rows
 from bridge.journal.sqlite.storage import EVENTS_PER_TASK, Transaction
 
 OPEN_SECONDS = 7 * 86_400.0  # an open task may have been paid for: kept a week, or longer by the retention
@@ -114,6 +116,8 @@ def _forget(connection: sqlite3.Connection, rows: list[Any], step: Step, limit: 
     tasks = [row[0] for row in rows[:count]]
     step.events += _delete(connection, "DELETE FROM events WHERE task IN", tasks)
     _delete(connection, "DELETE FROM tasks WHERE id IN", tasks)
+    names = [b"\0".join(name for name in row[1:4] if isinstance(name, bytes)) for row in rows[:count]]
+    delete_rows(connection, PartKind.TASK.value, names)
     for _, upstream, account, task_id, newest, *_ in rows[:count]:
         with contextlib.suppress(AttributeError, ValueError):  # a damaged row: no client requests it
             step.forgotten.append((decode_key(upstream, account, task_id), newest))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.errors import JournalError
+from bridge.journal.sqlite.names import rebuild
 
 KEPT_FILES = 3  # a disk that damages each new file must not fill up with old ones
 BATCH = 500
@@ -28,6 +29,8 @@ _COLUMNS = {
     "tasks": "id, upstream, account, task_id, newest, kept, open, changed_at",
     "events": "offset, task, seen, state, raw",
 }
+_ENGINE_ROWS = "SELECT kind, name, expires, value FROM engine ORDER BY kind {}, name {}"
+_PUT_ENGINE_ROW = "INSERT OR IGNORE INTO engine (kind, name, expires, value) VALUES (?, ?, ?, ?)"
 _TIME = "INSERT INTO meta SELECT 'time', coalesce(max(changed_at), 0.0) FROM tasks"
 
 
@@ -79,10 +82,21 @@ def _copy(path: Path, copy: sqlite3.Connection) -> dict[str, int]:
             marks = ", ".join("?" * len(columns.split(",")))
             statement = f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})"  # noqa: S608 - names of our schema
             saved[table] = sum(copy.executemany(statement, rows).rowcount for rows in _rows(damaged, table))
+        copy.executemany(_PUT_ENGINE_ROW, found := list(_engine_rows(damaged)))
+        saved["engine"] = len(found)
         copy.execute("DELETE FROM events WHERE task NOT IN (SELECT id FROM tasks)")
+        rebuild(copy)
         copy.execute(_TIME)
         copy.execute("COMMIT")
     return saved
+
+
+def _engine_rows(damaged: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
+    """What is before the first damaged page of the table, and what is behind the last one, perhaps twice."""
+    for direction in ("ASC", "DESC"):
+        with contextlib.suppress(sqlite3.DatabaseError, UnicodeDecodeError):
+            for kind, *others in damaged.execute(_ENGINE_ROWS.format(direction, direction)):
+                yield kind.decode(), *others
 
 
 def _rows(damaged: sqlite3.Connection, table: str) -> Iterator[list[Any]]:

@@ -8,6 +8,7 @@ Rule 2: values are passed as parameters only.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import math
@@ -18,13 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from bridge.core.cursor import OFFSET_LIMIT, Cursor
+from bridge.core.details import decode_details
 from bridge.core.event import Event
 from bridge.core.merge import unknown
 from bridge.core.task import State, TaskKey
+from bridge.engine.store.listings import names_of
+from bridge.engine.store.rows import StoreRow
 from bridge.errors import JournalError
-from bridge.journal.base import Recorded
+from bridge.journal.base import Listed, Recorded
 from bridge.journal.sqlite.codec import decode, decode_key, encode, encode_key, encode_text
-from bridge.journal.sqlite.database import IS_LOST, LOST_INDEX
+from bridge.journal.sqlite.database import IS_LOST, LOST_INDEX, PLACE_INDEX, has_place_index
+from bridge.journal.sqlite.engine_rows import put_rows, read_details
+from bridge.journal.sqlite.names import Renamed, rename
 
 EVENTS_PER_TASK = 256
 PAGE = 500
@@ -37,16 +43,20 @@ MAX_REPORTED = 10_000
 logger = logging.getLogger(__name__)
 
 _UNREADABLE = (JournalError, ValueError, TypeError, AttributeError)  # JournalError: the document
-_CHUNK = 128  # rows per statement: old builds of SQLite bind at most 999 values
+_CHUNK = 124  # rows per statement: old builds of SQLite bind at most 999 values
 
-_TASK = "(?, ?, ?, ?, 1, ?, ?, ?)"
+# The id of a new task is the offset of its first state. Bound twice: some versions of Python warn of every
+# numbered parameter, one by one.
+_TASK = "(?, ?, ?, ?, ?, 1, ?, ?, ?)"
 _PUT_TASKS = (
-    "INSERT INTO tasks (upstream, account, task_id, newest, kept, open, changed_at, first_seen) VALUES {} "
+    "INSERT INTO tasks (id, upstream, account, task_id, newest, kept, open, changed_at, first_seen) "
+    "VALUES {} "
     "ON CONFLICT (upstream, account, task_id) DO UPDATE SET "
     "newest = excluded.newest, kept = kept + 1, open = excluded.open, changed_at = excluded.changed_at"
 )
 _EVENT = "(?, (SELECT id FROM tasks WHERE upstream = ? AND account = ? AND task_id = ?), ?, ?, ?)"
 _PUT_EVENTS = "INSERT INTO events (offset, task, seen, state, raw) VALUES {}"
+AMEND_EVENT = "UPDATE events SET state = ?, raw = ? WHERE offset = ?"
 _COLUMNS = "t.upstream, t.account, t.task_id, e.offset, e.seen, e.state, e.raw"
 _OF_TASK = f"""SELECT {_COLUMNS} FROM tasks t JOIN events e ON e.task = t.id
     WHERE t.upstream = ? AND t.account = ? AND t.task_id = ? AND e.offset > ? AND e.offset <= ?
@@ -63,9 +73,23 @@ _OPEN_NAMES = """SELECT id, newest, changed_at, upstream, account, task_id, NULL
     FROM tasks WHERE open = 1 AND newest > ? AND newest <= ? ORDER BY newest LIMIT ?"""
 _NEWEST = """SELECT task_id FROM tasks INDEXED BY tasks_by_account
     WHERE upstream = ? AND account = ? AND open = ? AND newest <= ? ORDER BY newest DESC LIMIT ?"""
+_LISTED = """SELECT id, task_id FROM tasks {}
+    WHERE upstream = ? AND account = ? AND id BETWEEN 1 AND ? ORDER BY id DESC LIMIT ?"""
+_OF_NAME = """SELECT n.task, t.task_id FROM task_names n CROSS JOIN tasks t ON t.id = n.task
+    WHERE n.upstream = ? AND n.account = ? AND n.kind = ? AND n.name = ? AND n.task BETWEEN 1 AND ?
+    AND t.upstream = n.upstream AND t.account = n.account ORDER BY n.task DESC LIMIT ?"""
+_OF_BOTH = """SELECT n.task, t.task_id
+    FROM task_names n CROSS JOIN task_names o CROSS JOIN tasks t ON t.id = n.task
+    WHERE n.upstream = ? AND n.account = ? AND n.kind = ? AND n.name = ?
+    AND o.upstream = n.upstream AND o.account = n.account AND o.kind = ? AND o.name = ? AND o.task = n.task
+    AND n.task BETWEEN 1 AND ? AND t.upstream = n.upstream AND t.account = n.account
+    ORDER BY n.task DESC LIMIT ?"""
+_HOW_MANY = """SELECT count(*) FROM (SELECT 1 FROM task_names
+    WHERE upstream = ? AND account = ? AND kind = ? AND name = ? AND task BETWEEN 1 AND ? LIMIT 1000)"""
 # Without the column's value, for a task of an older version, the oldest state still retained.
 _FIRST = """SELECT first_seen, (SELECT state FROM events WHERE task = id ORDER BY offset LIMIT 1)
     FROM tasks WHERE upstream = ? AND account = ? AND task_id = ?"""
+_PLACE = "SELECT id FROM tasks WHERE upstream = ? AND account = ? AND task_id = ? AND id BETWEEN 1 AND ?"
 # The very expression of the index: SQLite uses it for no other.
 _LOST = f"""SELECT {_COLUMNS} FROM events e INDEXED BY {LOST_INDEX} JOIN tasks t ON t.id = e.task
     WHERE {IS_LOST} AND e.offset <= ? AND t.newest = e.offset ORDER BY e.offset DESC LIMIT ?"""  # noqa: S608 - built from constants
@@ -100,11 +124,19 @@ def make_entry(key: TaskKey, state: State, observed_at: float) -> Entry:
         raise JournalError(f"the state cannot be recorded: {error}") from error
 
 
-def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int, time: float) -> None:
-    """Record entries with the offsets after `head`, all or none, durably.
+def write(
+    connection: sqlite3.Connection,
+    entries: Sequence[Entry],
+    head: int,
+    time: float,
+    engine_rows: Sequence[StoreRow] = (),
+    renamed: Sequence[Renamed] = (),
+) -> None:
+    """Record entries with the offsets after `head`, and rows of the table `engine`, all or none, durably.
 
     Args:
         time: The journal's own; see `bridge.journal.sqlite.retention`.
+        renamed: Tasks, among them those of the entries, that are found by other names from now on.
 
     Raises:
         sqlite3.Error: None is recorded.
@@ -112,7 +144,7 @@ def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int, t
     # `executemany` would run one statement per row; see rule 1.
     rows = list(enumerate(entries, start=head + 1))
     tasks = [
-        (*entry.names, offset, not entry.state.status.final, time, entry.state.changed_at)
+        (offset, *entry.names, offset, not entry.state.status.final, time, entry.state.changed_at)
         for offset, entry in rows
     ]
     events = [
@@ -120,6 +152,10 @@ def write(connection: sqlite3.Connection, entries: Sequence[Entry], head: int, t
     ]
     with Transaction(connection):
         insert_states(connection, tasks, events)
+        if engine_rows:
+            put_rows(connection, engine_rows)
+        if renamed:
+            rename(connection, renamed)
 
 
 def insert_states(
@@ -128,15 +164,19 @@ def insert_states(
     """Insert the rows of states, as many of each.
 
     Args:
-        tasks: Names, offset, whether it is open, the journal's time, when it was first seen (Unix seconds).
+        tasks: Offset, names, offset again, whether it is open, the journal's time, when it was first seen
+            (Unix seconds).
         events: Offset, names, when it was observed (monotonic seconds), document, the provider's document.
 
     Raises:
         sqlite3.Error: The transaction has to be rolled back.
     """
     for start in range(0, len(tasks), _CHUNK):
-        _insert(connection, _PUT_TASKS, _TASK, tasks[start : start + _CHUNK])
-        _insert(connection, _PUT_EVENTS, _EVENT, events[start : start + _CHUNK])
+        chunk = tasks[start : start + _CHUNK]
+        put_tasks, put_events = _statements(len(chunk))
+        connection.execute(put_tasks, list(itertools.chain.from_iterable(chunk)))
+        chunk = events[start : start + _CHUNK]
+        connection.execute(put_events, list(itertools.chain.from_iterable(chunk)))
 
 
 class Transaction:
@@ -242,6 +282,63 @@ class Reader:
         """When the first state of each task was recorded (Unix seconds)."""
         return [next(map(_first_seen, self._rows(_FIRST, encode_key(key))), None) for key in keys]
 
+    def places(self, keys: Iterable[TaskKey], head: int) -> list[int]:
+        """The place of each task in listings; 0 for a task without a state."""
+        return [next(self._rows(_PLACE, (*encode_key(key), head)), (0,))[0] for key in keys]
+
+    def details(self, keys: Sequence[TaskKey]) -> dict[TaskKey, bytes]:
+        """What tasks were submitted or registered with, encoded; those without it are left out."""
+        try:
+            return read_details(self._connection, keys)
+        except sqlite3.DatabaseError as error:
+            if not is_corrupt(error):
+                raise
+            self._report("engine", "behind a damaged page", str(error))
+            return {}
+
+    def listing(
+        self, upstream: str, account: str, *, tag: str, group: str, before: int, head: int, limit: int
+    ) -> list[Listed]:
+        """Tasks of one account, those first seen last come first; with tag and group those of both.
+
+        Without either, and without the index that `create_place_index` creates, it reads the tasks of all.
+        """
+        names = encode_text(upstream), encode_text(account)
+        wanted = [(kind, name) for kind, name in (("tag", tag), ("group", group)) if name]
+        upto = min(before - 1, head) if before > 0 else head
+        statement, values = self._listing(names, wanted, upto)
+        found: list[Listed] = []
+        while len(found) < limit:
+            rows = list(self._rows(statement, (*values, upto, limit)))
+            keys = {}
+            for place, task_id in rows:
+                with contextlib.suppress(*_UNREADABLE):  # a damaged row: no client requests it
+                    keys[decode_key(*names, task_id)] = place
+            details = self.details(list(keys))
+            for key, place in keys.items():
+                encoded = details.get(key)
+                if not wanted or set(wanted) <= set(names_of(encoded)):
+                    found.append(Listed(place, key, decode_details(encoded)))
+            if len(rows) < limit:
+                break
+            upto = rows[-1][0] - 1
+        return found[:limit]
+
+    def _listing(
+        self, names: tuple[bytes, bytes], wanted: list[tuple[str, str]], upto: int
+    ) -> tuple[str, list[Any]]:
+        """The statement for a listing, and its values without the last two: up to which place, how many."""
+        if not wanted:
+            indexed = has_place_index(self._connection)
+            return _LISTED.format(f"INDEXED BY {PLACE_INDEX}" if indexed else "NOT INDEXED"), list(names)
+        columns = [(*names, kind, encode_text(name)) for kind, name in wanted]
+        if len(columns) == 1:
+            return _OF_NAME, list(columns[0])
+        # From the fewer tasks to the more; an account may have one tag at all of its tasks.
+        counts = [next(self._rows(_HOW_MANY, (*one, upto)), (0,))[0] for one in columns]
+        few, many = sorted(columns, key=lambda one: counts[columns.index(one)])
+        return _OF_BOTH, [*few, *many[2:]]
+
     def _newest(self, key: TaskKey, head: int) -> tuple[Event, int] | None:
         for limit in (1, EVENTS_PER_TASK):
             rows = list(self._rows(_OF_TASK, (*encode_key(key), 0, head, limit)))
@@ -303,6 +400,11 @@ def is_corrupt(error: sqlite3.Error) -> bool:
     return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_CORRUPT
 
 
+def is_missing(error: sqlite3.Error) -> bool:
+    """Whether a table or column is not there: another program has changed the file."""
+    return (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_ERROR
+
+
 def _first_seen(row: tuple[Any, Any]) -> float | None:
     seen, oldest = row
     if isinstance(seen, float) and math.isfinite(seen):
@@ -313,11 +415,10 @@ def _first_seen(row: tuple[Any, Any]) -> float | None:
         return None
 
 
-def _insert(
-    connection: sqlite3.Connection, statement: str, row: str, rows: Sequence[tuple[Any, ...]]
-) -> None:
-    values = list(itertools.chain.from_iterable(rows))
-    connection.execute(statement.format(", ".join([row] * len(rows))), values)
+@functools.cache
+def _statements(count: int) -> tuple[str, str]:
+    """The statements that insert `count` states: kept, because each append would build and hash them."""
+    return _PUT_TASKS.format(", ".join([_TASK] * count)), _PUT_EVENTS.format(", ".join([_EVENT] * count))
 
 
 def _size(row: tuple[Any, ...]) -> int:

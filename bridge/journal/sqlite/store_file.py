@@ -7,9 +7,8 @@ only what ended tasks taught (`bridge.journal.sqlite.learned_rows`).
 
 from __future__ import annotations
 
-import itertools
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from bridge.clock import Clock
 from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.engine.base import End, Past
 from bridge.engine.store import Store
-from bridge.engine.store.changes import PartKind, RecordedState
+from bridge.engine.store.changes import RecordedState
 from bridge.engine.store.rows import StoreRow, read_task, restore
 from bridge.engine.store.tasks import TaskRecord
 from bridge.journal.learned import Choice
@@ -31,10 +30,13 @@ from bridge.journal.sqlite.database import (
     open_database,
     probe,
 )
+from bridge.journal.sqlite.edits import delete_found, find_tasks
+from bridge.journal.sqlite.engine_rows import delete_expired, put_rows
 from bridge.journal.sqlite.learned_rows import take_requests
 from bridge.journal.sqlite.repair import open_history, store_time
 from bridge.journal.sqlite.retention import Retention
-from bridge.journal.sqlite.storage import Transaction, insert_states
+from bridge.journal.sqlite.storage import AMEND_EVENT, Transaction, insert_states
+from bridge.journal.sqlite.store_names import StoreNames
 
 RESTORED_MICROSECONDS = 10_000
 """Between the first polls of two tasks after a start: 100 per second."""
@@ -42,14 +44,11 @@ RESTORED_MICROSECONDS = 10_000
 MAX_LOST = 500
 TIME_STORED_SECONDS = 600.0
 
-_PUT = "INSERT OR REPLACE INTO engine (kind, name, expires, value) VALUES {}"
-_DELETE = "DELETE FROM engine WHERE kind = ? AND name = ?"
 _TASKS = """SELECT id, upstream, account, task_id, newest, kept, open FROM tasks
     WHERE open = ? AND newest < ? ORDER BY newest DESC LIMIT ?"""
 _EVENTS = "SELECT offset, state, raw FROM events WHERE task = ? ORDER BY offset DESC LIMIT ?"
 _NEWER = "SELECT count(*) FROM events WHERE task = ? AND offset > ?"
 _PAGE = 500
-_CHUNK = 128
 
 
 class Batch(NamedTuple):
@@ -58,6 +57,7 @@ class Batch(NamedTuple):
     Args:
         position: `Changes.count` when it was taken.
         head: Of the log.
+        forgotten: Deleted tasks, each with the offset of the newest state that was deleted.
     """
 
     position: int
@@ -65,11 +65,16 @@ class Batch(NamedTuple):
     head: int
     states: Sequence[RecordedState]
     rows: Sequence[StoreRow]
+    forgotten: Mapping[TaskKey, int] = {}
 
     def followed_by(self, later: Batch) -> Batch:
         """Both as one; a row that is in both is as in the later one."""
         rows = {(row.kind, row.name): row for row in (*self.rows, *later.rows)}
-        return later._replace(states=[*self.states, *later.states], rows=list(rows.values()))
+        return later._replace(
+            states=[*self.states, *later.states],
+            rows=list(rows.values()),
+            forgotten={**self.forgotten, **later.forgotten},
+        )
 
 
 class Maintained(NamedTuple):
@@ -103,6 +108,7 @@ class StoreFile:
         self._time, self._time_at = history.time, clock.monotonic()
         self._time_stored_at = self._time_at
         self._failed = False
+        self._names = StoreNames()
 
     @classmethod
     def open(cls, path: Path, clock: Clock, retention: Retention, *, connect: Connect = connect) -> StoreFile:
@@ -129,6 +135,7 @@ class StoreFile:
         try:
             rows = connection.execute("SELECT kind, name, expires, value FROM engine")
             known = restore(store, (StoreRow(*row) for row in rows if _is_row(row)), now)
+            self._names.load(connection)
             tasks = list(self._tasks(known, history, max_bytes))
         except (sqlite3.Error, OSError) as error:
             raise explain(error, self._database.path) from error
@@ -151,13 +158,14 @@ class StoreFile:
             if self._failed:
                 probe(connection, PROBE_BYTES)
             with Transaction(connection):
-                self._write(connection, batch)
+                deleted = self._write(connection, batch)
         except (sqlite3.Error, OSError) as error:
             self._failed = True
             raise explain(error, self._database.path) from error
         self._failed = False
         self.epoch, self.head = batch.epoch, batch.head
-        self._events += len(batch.states)
+        self._events += len(batch.states) - deleted
+        self._names.written()
         self._database.acknowledge(batch.epoch, batch.head)
 
     def maintain(self, now: int) -> Maintained:
@@ -169,16 +177,15 @@ class StoreFile:
                 connection, events=self._events, head=self.head, now=self._journal_time()
             )
             self._events -= step.events
-            names = [(PartKind.TASK.value, b"\0".join(encode_key(key))) for key, _ in step.forgotten]
+            self._names.forgotten(key for key, _ in step.forgotten)
             with Transaction(connection):
-                connection.executemany(_DELETE, names)
                 choices = take_requests(connection)
-                connection.execute("DELETE FROM engine WHERE expires > 0 AND expires < ?", (now,))
+                expired = delete_expired(connection, now)
             if self._clock.monotonic() - self._time_stored_at >= TIME_STORED_SECONDS:
                 self._store_time()
         except (sqlite3.Error, OSError) as error:
             raise explain(error, self._database.path) from error
-        return Maintained(step.forgotten, step.more, choices)
+        return Maintained(step.forgotten, step.more or expired, choices)
 
     def close(self) -> None:
         """Release the file."""
@@ -190,26 +197,35 @@ class StoreFile:
         finally:
             self._database.close()
 
-    def _write(self, connection: sqlite3.Connection, batch: Batch) -> None:
+    def _write(self, connection: sqlite3.Connection, batch: Batch) -> int:
+        """How many states were deleted, left out, or took the place of another."""
         time = self._journal_time()
-        tasks, events = [], []
+        deleted = 0
+        if batch.forgotten:
+            # Every state in the file is older than those of the batch.
+            deleted += delete_found(connection, list(find_tasks(connection, list(batch.forgotten))))
+        tasks, events, amended = [], [], []
         for state in batch.states:
+            if batch.forgotten and state.offset <= batch.forgotten.get(state.key, 0):
+                deleted += 1
+                continue
+            if state.amends:
+                deleted += 1
+                amended.append((state.document, state.raw, state.offset))
+                continue
             names = encode_key(state.key)
             is_open = state.end is End.OPEN
             # An offset is the engine's time, microseconds.
-            tasks.append((*names, state.offset, is_open, time, state.offset / 1e6))
+            tasks.append((state.offset, *names, state.offset, is_open, time, state.offset / 1e6))
             events.append((state.offset, *names, 0.0, state.document, state.raw))
         insert_states(connection, tasks, events)
-        present = [row for row in batch.rows if row.value is not None]
-        for start in range(0, len(present), _CHUNK):
-            chunk = present[start : start + _CHUNK]
-            values = list(itertools.chain.from_iterable(chunk))
-            connection.execute(_PUT.format(", ".join(["(?, ?, ?, ?)"] * len(chunk))), values)
-        for row in batch.rows:
-            if row.value is None:
-                connection.execute(_DELETE, (row.kind, row.name))
+        if amended:
+            connection.executemany(AMEND_EVENT, amended)
+        put_rows(connection, batch.rows)
+        self._names.write(connection, batch.rows, (state.key for state in batch.states), batch.forgotten)
         meta = [("epoch", batch.epoch), ("head", batch.head)]
         connection.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", meta)
+        return deleted
 
     def _tasks(self, known: dict[TaskKey, list[Any]], history: int, max_bytes: int) -> Iterator[TaskRecord]:
         size = 0

@@ -134,10 +134,11 @@ class StoreRecorder:
         self._thread.shutdown(wait=False)
 
     def _take(self) -> Batch:
+        forgotten = self._changes.take_forgotten()
         states, touched = self._changes.take()
         rows = [dump(self._store, kind, name) for kind, name in touched]
         log = self._store.log
-        return Batch(self._changes.count, log.epoch, log.head, states, rows)
+        return Batch(self._changes.count, log.epoch, log.head, states, rows, forgotten)
 
     async def _write(self, batch: Batch) -> bool:
         try:
@@ -165,7 +166,7 @@ class StoreRecorder:
             logger.warning("journal retention failed", extra={"error": str(error)})
             return False
         for key, offset in done.forgotten:
-            self._store.forget(key, offset)
+            self._store.drop(key, offset)
         for choice in done.choices:
             # In the file it is forgotten already; the workers find out when they read the index.
             forget_in_store(self._store, choice, now())

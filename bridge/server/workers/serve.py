@@ -20,7 +20,13 @@ from bridge.engine.keeper.server import Keeper
 from bridge.engine.store import Store, StoreLimits
 from bridge.errors import ConfigError
 from bridge.journal.sqlite.store_recorder import StoreRecorder
-from bridge.server.listeners import LISTENERS, listen, listen_together, report_listening
+from bridge.server.listeners import (
+    LISTENERS,
+    listen,
+    listen_together,
+    listen_when_released,
+    report_listening,
+)
 from bridge.server.workers.launching import Launch
 from bridge.server.workers.supervisor import Supervisor
 
@@ -58,8 +64,11 @@ def serve_workers(settings: Settings, path: Path | None, overrides: dict[str, An
     """
     _check_certificate(settings)
     timeout = settings.write_timeout_seconds
-    listeners = listen_together(settings.host, settings.port, settings.workers, timeout)
-    admin = None if settings.admin_address is None else listen(*settings.admin_address, timeout)
+    listeners = listen_when_released(
+        lambda: listen_together(settings.host, settings.port, settings.workers, timeout)
+    )
+    admin_address = settings.admin_address
+    admin = None if admin_address is None else listen_when_released(lambda: listen(*admin_address, timeout))
 
     def started() -> None:
         tls = settings.tls_certificate_file is not None

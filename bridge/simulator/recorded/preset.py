@@ -12,6 +12,7 @@ from importlib.resources.abc import Traversable
 from bridge.simulator.lifecycle import Stage
 from bridge.simulator.recorded import paths
 from bridge.simulator.recorded.calls import CallMatch, CallShape, ProviderRequest, read_call
+from bridge.simulator.recorded.many import ManyShape, read_many
 from bridge.simulator.recorded.recording import Frame, Recording, read_frames, read_recordings
 from bridge.simulator.recorded.stages import by_stage, cancel_answers, default_recording
 from bridge.simulator.recorded.times import zone_of
@@ -46,6 +47,7 @@ class Preset:
     auth_headers: Mapping[str, str]
     one_account: bool
     calls: tuple[CallShape, ...]
+    many: ManyShape | None
     answers: tuple[Recording, ...]
     stages: Mapping[Stage, Recording]
     submitted: Recording
@@ -163,6 +165,7 @@ def read_preset(name: str, document: Json, folder: Traversable) -> Preset:
         auth_headers={key: str(text) for key, text in _table(_table(document, "auth"), "headers").items()},
         one_account="hook" in _table(document, "auth"),
         calls=_calls(_table(document, "calls") | _table(more, "calls")),
+        many=read_many(_table(_table(document, "calls"), "status_many")),
         answers=answers,
         stages=stages,
         submitted=default_recording(read_recordings(folder.joinpath("submit")), pins.get("submit"))

@@ -12,10 +12,11 @@ from bridge.simulator.lifecycle import Media, Stage
 from bridge.simulator.recorded import paths
 from bridge.simulator.recorded.calls import CallMatch, ProviderRequest
 from bridge.simulator.recorded.credentials import key_reader
+from bridge.simulator.recorded.many import ManyShape
 from bridge.simulator.recorded.preset import Preset
 from bridge.simulator.recorded.stream import RecordedStreams
 from bridge.simulator.recorded.style import RecordedStyle
-from bridge.simulator.replies import Refusal, Reply
+from bridge.simulator.replies import Refusal, Reply, json_reply
 from bridge.simulator.state import SimulatorState
 from bridge.simulator.tasks import Json, Task
 
@@ -58,6 +59,9 @@ class RecordedProvider:
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """Serve a request: of several matching calls, the most specific one that names a known task."""
         incoming = await self._incoming(request)
+        many = self.preset.many
+        if many is not None and (ids := many.ids(request, incoming.path)) is not None:
+            return await self._status_many(request, many, ids)
         matches = self.preset.matches(incoming)
         if not matches:
             raise Refusal(404, "not_found", "The preset defines no such call")
@@ -90,6 +94,17 @@ class RecordedProvider:
     async def _status(self, call: MatchedCall) -> web.StreamResponse:
         self.state.calls.count(self.preset.name, "status", call.task_id)
         return await self.endpoint.status(call.request, call.task_id, self.style.answer)
+
+    async def _status_many(self, request: web.Request, many: ManyShape, ids: list[str]) -> web.StreamResponse:
+        """Tasks that do not exist are left out."""
+        key = self.endpoint.key(request)
+        self.state.calls.count(self.preset.name, "status_many", ",".join(ids))
+        faults = self.endpoint.due_faults("status_many", "")
+        now = self.state.clock.now()
+        tasks = [self.state.store.find(self.preset.name, task_id, key) for task_id in ids]
+        shown = [task for task in tasks if task is not None and not task.gone]
+        body = many.answer([self.style.show(task, task.view(now)) for task in shown], faults)
+        return await self.endpoint.send(request, json_reply(body), faults)
 
     async def _follow_up(self, call: MatchedCall) -> web.StreamResponse:
         self.state.calls.count(self.preset.name, "file", call.task_id)

@@ -69,6 +69,8 @@ class Limits:
         self._open_by_caller: dict[str, int] = {}
         self.watches = quota(settings, "max_watches")
         self._submits = quota(settings, "max_submits_in_flight")
+        self._files = quota(settings, "max_files_in_flight")
+        metrics.files_in_flight.set_function(lambda: self._files.total)
         self.waiting = quota(settings, "max_waiting_bytes", oversize=True)
         self._bodies = RequestBodies(settings)
 
@@ -130,6 +132,19 @@ class Limits:
         self._submits.add(party)
         on_close(connection.scope, lambda: self._submits.add(party, -1))
 
+    def open_file(self, connection: HTTPConnection, caller: str) -> None:
+        """Count one file on its way through the bridge, until its response has ended.
+
+        Raises:
+            LimitExceeded: The bridge, the caller or its address has too many of them.
+        """
+        party = self.party(connection, "max_files_in_flight", caller)
+        scope = self._files.exceeded(party)
+        if scope is not None:
+            raise LimitExceeded(f"too many files in flight {scope}", retry_after=RETRY_AFTER_SECONDS)
+        self._files.add(party)
+        on_close(connection.scope, lambda: self._files.add(party, -1))
+
     def check_provider_call(self, connection: HTTPConnection, caller: str) -> None:
         """Count one call to a provider.
 
@@ -140,6 +155,21 @@ class Limits:
         if wait > 0:
             self._metrics.rejected(LABEL)
             raise LimitExceeded("too many calls to providers: at most the rate allowed", retry_after=wait)
+
+    def check_registration(self, connection: HTTPConnection, caller: str, *, new: bool) -> None:
+        """Count one registration of a task that has not ended: it is polled.
+
+        Args:
+            new: Whether the task is not known yet: then also as a submit, for it is watched to its end.
+
+        Raises:
+            LimitExceeded: The caller or its address causes too many calls, or the caller submits too often.
+        """
+        self.check_provider_call(connection, caller)
+        wait = self._submit_rate.take(caller) if new else 0.0
+        if wait > 0:
+            self._metrics.rejected(LABEL)
+            raise LimitExceeded("this caller exceeds its submits per minute", retry_after=wait)
 
     async def read_body(self, request: Request, limit: int) -> bytes:
         """The body of a request, at most `limit` bytes.

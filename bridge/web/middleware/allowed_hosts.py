@@ -7,7 +7,7 @@ page's own server, and neither CORS nor `Origin` distinguishes the two. Only the
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Collection, Sequence
+from collections.abc import Awaitable, Sequence
 from functools import lru_cache
 from ipaddress import ip_address
 
@@ -17,7 +17,7 @@ from bridge.dialects.hosts import Hosts
 from bridge.errors import Forbidden
 from bridge.web.problems import error_to
 
-OPERATIONS = frozenset({"/status", "/metrics"})
+OPERATIONS = ("/status", "/metrics", "/v1/webhooks")
 MAX_LOGGED = 64  # names; a client can invent any number of them
 
 _LOCAL = ".localhost"
@@ -36,18 +36,18 @@ class AllowedHostsMiddleware:
 
     Args:
         allowed: Further names; `*.example.com` for all subdomains.
-        paths: The paths to check; None for all.
+        paths: The beginnings of the paths to check; None for all.
     """
 
-    def __init__(self, app: ASGIApp, allowed: Sequence[str], *, paths: Collection[str] | None = None) -> None:
+    def __init__(self, app: ASGIApp, allowed: Sequence[str], *, paths: Sequence[str] | None = None) -> None:
         self._app = app
         self._allowed = Hosts(allowed)
-        self._paths = paths
+        self._paths = None if paths is None else tuple(paths)
         self._logged: set[str] = set()
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Pass on or reject. Not a coroutine itself: one less is suspended for as long as a stream lasts."""
-        if scope["type"] != "lifespan" and (self._paths is None or _path(scope) in self._paths):
+        if scope["type"] != "lifespan" and (self._paths is None or _path(scope).startswith(self._paths)):
             host = next((bytes(value) for name, value in scope["headers"] if name == b"host"), b"")
             if _is_public_name(host) and not self._allowed.has(_name(host)):
                 self._log(_name(host)[:_MAX_NAME])

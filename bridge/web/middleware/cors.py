@@ -21,6 +21,11 @@ ALLOWED_HEADERS = (
     "Cache-Control",
     "Content-Type",
     "Idempotency-Key",
+    "Range",
+    "If-Range",
+    "X-Webhook-URL",
+    "X-Task-Tags",
+    "X-Task-Group",
     "X-Request-Id",
     "traceparent",
     "tracestate",
@@ -33,9 +38,15 @@ EXPOSED_HEADERS = (
     "Retry-After",
     "Content-Location",
     "Location",
+    "Content-Range",
+    "Accept-Ranges",
+    "Content-Disposition",
     "Age",
     "X-Request-Id",
+    "X-Webhook-Kept",
+    "X-Task-Kept",
     "x-should-retry",
+    "Idempotent-Replayed",
 )
 MAX_AGE_SECONDS = 600
 

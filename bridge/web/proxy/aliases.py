@@ -6,7 +6,7 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-from bridge.auth.caller import Caller, TokenScope, one_answer_for_missing
+from bridge.auth.caller import MISSING_SENTENCE, Caller, TokenScope, one_answer_for_missing
 from bridge.core.event import Event
 from bridge.core.rate_limit import CallKind
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, TaskKey, check_task_id, check_url_part
@@ -43,6 +43,7 @@ class Aliases:
         self._journal = services.journal
         self._clock = services.clock
         self._shared = services.knowledge
+        self._authenticator = services.authenticator
         self._entries: OrderedDict[tuple[str, str, str], _AliasEntry] = OrderedDict()
 
     async def find(self, upstream: Upstream, alias: str, caller: Caller) -> tuple[TaskKey, Event]:
@@ -58,14 +59,14 @@ class Aliases:
             JournalError: The result could not be recorded.
         """
         known = await self._find_shared(upstream, alias)
-        if known is not None and caller.covers(known.key):
+        if known is not None and await self._authenticator.covers(caller, known.key):
             return known.key, known
         try:
             key, observation = await self._ask(upstream, alias)
         except UpstreamError as error:
             _authorize_error(error, upstream, caller)
             raise
-        caller.authorize(TokenScope.READ, [key])
+        await self._authorize(caller, key)
         event = await self._pool.show(key, observation, Source.POLL)
         return key, event or self._subscriptions.placeholder(key)
 
@@ -79,11 +80,11 @@ class Aliases:
         """
         entry = self._entry(upstream.name, upstream.account, alias)
         async with entry.lock:
-            if entry.key is not None and caller.covers(entry.key):
+            if entry.key is not None and await self._authenticator.covers(caller, entry.key):
                 return entry.key
             if entry.key is None and self._shared is not None:
                 entry.key = await self._shared.find_alias(upstream.name, upstream.account, alias)
-                if entry.key is not None and caller.covers(entry.key):
+                if entry.key is not None and await self._authenticator.covers(caller, entry.key):
                     entry.error = None
                     return entry.key
             if upstream.clock.monotonic() >= entry.retry_at:
@@ -93,7 +94,7 @@ class Aliases:
                 # without its traceback, which would grow with every caller that gets this exception
                 raise entry.error.with_traceback(None)
             assert entry.key is not None
-            caller.authorize(TokenScope.READ, [entry.key])
+            await self._authorize(caller, entry.key)
             return entry.key
 
     async def _look_up(self, entry: _AliasEntry, upstream: Upstream, alias: str, caller: Caller) -> None:
@@ -101,7 +102,7 @@ class Aliases:
         try:
             entry.key, observation = await self._ask(upstream, alias)
             entry.error = None
-            if caller.covers(entry.key):
+            if await self._authenticator.covers(caller, entry.key):
                 await self._pool.show(entry.key, observation, Source.POLL)
         except UpstreamError as error:
             entry.error, wait = error, max(error.retry_after or 0.0, wait)
@@ -136,6 +137,17 @@ class Aliases:
         age = self._clock.time() - event.state.observed_at
         return event if event.state.status.final or age <= self._settings.linger_seconds else None
 
+    async def _authorize(self, caller: Caller, key: TaskKey) -> None:
+        """Check that the caller may read the task it found.
+
+        Raises:
+            TaskNotFound: It reads by tags, and this task has none of them: as if there were no such task.
+            Forbidden: It may not.
+        """
+        if caller.rights.by_names and not await self._authenticator.covers(caller, key):
+            raise TaskNotFound(MISSING_SENTENCE)
+        await self._authenticator.check(caller, TokenScope.READ, [key])
+
     def remember(self, alias: str, key: TaskKey) -> None:
         """Cache the alias of a task that was just submitted."""
         if self._shared is not None:
@@ -157,7 +169,11 @@ def _authorize_error(error: UpstreamError, upstream: Upstream, caller: Caller) -
     """Check that the caller may learn that the provider shows no such task.
 
     Raises:
+        TaskNotFound: It reads by tags: in the words for a task that has none of them.
         Forbidden: It may not.
     """
-    if not error.retryable:
-        caller.authorize_missing(upstream.name)
+    if error.retryable or caller.covers_all_of(upstream.name):
+        return
+    if caller.rights.by_names:
+        raise TaskNotFound(MISSING_SENTENCE) from None
+    caller.authorize_missing(upstream.name)

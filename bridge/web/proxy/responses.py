@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from bridge.dialects.base import HttpResponse
 from bridge.dialects.proxied import ProxyRules
-from bridge.errors import BridgeError, Conflict, Unauthenticated, UpstreamError
+from bridge.errors import BridgeError, Conflict, SubmitInFlight, Unauthenticated, UpstreamError
 from bridge.wire.text import dumps
 
 # A provider's document must not run as a page of the bridge's origin, regardless of the type it claims.
@@ -34,9 +34,7 @@ def provider_response(
     """A response with the provider's own bytes."""
     if not 200 <= status <= 599 or status == 304:
         status = 502  # the client sent no condition for a 304, and not every server can send 1xx or 6xx
-    if not _CONTENT_TYPE.fullmatch(content_type):
-        content_type = "application/octet-stream"
-    fields = {**_SANDBOX_HEADERS, "Content-Type": content_type, **(headers or {})}
+    fields = {**_SANDBOX_HEADERS, "Content-Type": _safe_type(content_type), **(headers or {})}
     return Response(b"" if status == _NO_CONTENT else body, status_code=status, headers=fields)
 
 
@@ -46,15 +44,20 @@ def passthrough(response: HttpResponse, error: BridgeError | None = None) -> Res
     Args:
         error: The error the response was classified as, if any.
     """
-    headers = {
-        name: response.headers[name]
-        for name in _RETRY_HEADERS
-        if _RETRY_VALUE.fullmatch(response.headers.get(name, ""))
-    }
+    headers = passed_on(response.headers)
     if error is not None and not error.retryable:
         headers["x-should-retry"] = "false"
-    content_type = response.headers.get("content-type", _JSON)
-    return provider_response(response.status, content_type, response.body, headers)
+    return provider_response(response.status, headers.pop("content-type"), response.body, headers)
+
+
+def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
+    """What is passed on of a provider's headers: only what every server can send and every client read."""
+    kept = {name: headers[name] for name in _RETRY_HEADERS if _RETRY_VALUE.fullmatch(headers.get(name, ""))}
+    return {"content-type": _safe_type(headers.get("content-type", _JSON)), **kept}
+
+
+def _safe_type(content_type: str) -> str:
+    return content_type if _CONTENT_TYPE.fullmatch(content_type) else "application/octet-stream"
 
 
 def error_response(
@@ -81,6 +84,8 @@ def error_response(
     if error.retryable and repeatable:
         seconds = error.retry_after if wait is None else wait
         headers = {"Retry-After": str(max(1, ceil(seconds if seconds is not None else 1.0)))}
+        if isinstance(error, SubmitInFlight):
+            headers["x-should-retry"] = "true"
     further = rules.error_fields(str(error), code) if rules is not None else {}
     body = dumps({**further, "error": {"message": str(error), "code": code}})
     return provider_response(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
@@ -18,13 +19,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from bridge.auth.caller import Caller, TokenScope
-from bridge.core.task import TaskKey
+from bridge.core.task import TaskKey, check_id
 from bridge.delivery.sse import EventStream, OverloadedResponse, head
 from bridge.delivery.subscriptions import SubscribeRequest, Subscriptions
 from bridge.dialects.proxied import ProxyRules, Target
 from bridge.errors import BridgeError, InvalidRequest, LimitExceeded, UnknownRoute
+from bridge.outputs.names import object_name
+from bridge.outputs.stored import open_stored
 from bridge.sources.upstream import Upstream
 from bridge.web import params
+from bridge.web.idempotency import IdempotentSubmits
+from bridge.web.outputs import FileOrigin, OutputResponses, RequestedFile, safe_filename
 from bridge.web.proxy.aliases import Aliases
 from bridge.web.proxy.files import ResultFiles
 from bridge.web.proxy.links import Answers
@@ -44,7 +49,9 @@ READS = frozenset({"status", "alias", "follow_up"})
 class ProxyRoutes:
     """Serves the calls of every upstream; a client changes only its base URL."""
 
-    def __init__(self, services: Services, aliases: Aliases) -> None:
+    def __init__(
+        self, services: Services, aliases: Aliases, once: IdempotentSubmits, file_responses: OutputResponses
+    ) -> None:
         self._settings = services.settings
         self._pool = services.pool
         self._subscriptions = services.subscriptions
@@ -53,14 +60,18 @@ class ProxyRoutes:
         self._aliases = aliases
         self._new_watches = NewWatches(services)
         self._files = ResultFiles()
+        self._file_responses = file_responses
+        self._source = services.output_source
+        self._store = services.output_store
         self._reads = ProxyReads(services, self._files)
         self._results = ProxyResults(services, self._files)
-        self._writes = ProxyWrites(services, aliases)
+        self._writes = ProxyWrites(services, aliases, self._reads, once)
         self._calls: Mapping[str, Callable[[ProxyCall], Awaitable[Response]]] = {
             "status": self._status,
             "alias": self._alias,
             "stream": self._stream,
             "follow_up": self._result,
+            "file": self._file,
             "submit": self._submit,
             "sync": self._sync,
             "cancel": self._cancel,
@@ -101,7 +112,7 @@ class ProxyRoutes:
             caller.authorize_upstream(TokenScope.READ, upstream.name)
             response = await self._results.fetch(upstream, passed, answers)
         else:
-            call = ProxyCall(request, caller, upstream, match, query, body, answers)
+            call = ProxyCall(request, caller, upstream, match, target, query, body, answers)
             response = await self._calls[match.call](call)
             if match.task_id is not None:
                 response.headers.update(dialect.answer_headers(match.task_id))
@@ -110,8 +121,10 @@ class ProxyRoutes:
         return response
 
     async def _status(self, call: ProxyCall) -> Response:
+        # first: whether a read counts against the limits must not reveal which tasks exist
+        await self._authenticator.check(call.caller, TokenScope.READ, [call.key])
         await self._new_watches.count(call.request, call.caller, call.key)
-        await self._authenticator.authorize(call.caller, TokenScope.READ, [call.key])
+        await self._authenticator.verify([call.key])
         return await self._reads.status(call.key, call.answers)
 
     async def _result(self, call: ProxyCall) -> Response:
@@ -123,6 +136,28 @@ class ProxyRoutes:
             return await self._results.ask(call)
         await self._authenticator.authorize(call.caller, TokenScope.READ, [key])
         return await self._results.result(call, key)
+
+    async def _file(self, call: ProxyCall) -> Response:
+        upstream, dialect = call.upstream, call.upstream.dialect
+        task_id, file_id = call.match.task_id, call.match.options.get("file_id")
+        options = {name: value for name, value in call.query.items() if name in dialect.file_options}
+        request = dialect.file_request(task_id, file_id, options)
+        assert request is not None
+        origins = [FileOrigin("provider", partial(self._source.call, upstream, request))]
+        if task_id is not None:
+            key = call.key
+            await self._authenticator.authorize(call.caller, TokenScope.READ, [key])
+            if self._store is not None and not options:
+                # What the call brings is the task's one output.
+                origins.append(FileOrigin("store", partial(open_stored, self._store, object_name(key, 0))))
+        else:
+            # It is not known which task the file belongs to.
+            call.caller.authorize(TokenScope.READ)
+            call.caller.authorize_missing(upstream.name)
+            key = TaskKey(upstream.name, check_id(file_id or ""), upstream.account)
+        filename = safe_filename(key, "-".join(options.values()) or 0)
+        requested = RequestedFile(key, repr((key, request.path)), filename, None, origins)
+        return await self._file_responses.respond(call.request, call.caller, requested)
 
     async def _alias(self, call: ProxyCall) -> Response:
         key = await self._key_of_alias(call)
@@ -156,13 +191,13 @@ class ProxyRoutes:
     async def _submit(self, call: ProxyCall) -> Response:
         wait = params.preferred_wait(call.request.headers)
         if wait is None or call.upstream.dialect.proxy.wait_word is None:
-            call.caller.authorize_upstream(TokenScope.SUBMIT, call.upstream.name)
+            call.caller.authorize_submit(call.upstream.name)
             return await self._writes.submit(call)
         wait = min(wait, self._settings.sync_wait_seconds) if wait else self._settings.sync_wait_seconds
         return await self._sync(call, wait)
 
     async def _sync(self, call: ProxyCall, seconds: float | None = None) -> Response:
-        call.caller.authorize_upstream(TokenScope.SUBMIT, call.upstream.name)
+        call.caller.authorize_submit(call.upstream.name)
         call.caller.authorize(TokenScope.READ)
         seconds = self._settings.sync_wait_seconds if seconds is None else seconds
         seconds = self._authenticator.cap_wait(call.caller, seconds)

@@ -4,9 +4,10 @@
 // Rule 2: a connection lives as long as its `attempt`; to end it, abort that with the reason.
 // Rule 3: what happens after the end of a connection is decided only in `follow`.
 //
-// Kept small on purpose: minified and gzipped it must stay under 3,000 bytes, which the build enforces.
+// Kept small on purpose: minified and gzipped it must stay under 3,200 bytes, which the build enforces.
 
 const MAX_EVENT = 8e6; // characters
+const MAX_TASKS = 1e4; // whose states are kept, of a tag that is followed for weeks
 const MAX_WAIT = 300e3; // ms, also for `retry:` and Retry-After
 const ASLEEP = 5e3; // ms by which the clocks diverge when the machine slept
 
@@ -34,12 +35,15 @@ const canonical = (ref) => `${ref}`.replace(/(%(?!25)[\da-f]{2})+/gi, decodeURIC
 /** completed, failed, cancelled or lost; not queued, processing, input_required or unknown. */
 const isFinal = (state) => /^[cfl]/.test(state?.status);
 
+/** The address of a stream of the bridge at `url`. */
+const streamAt = (url, query) => `${url}`.replace(/\/*$/, `/v1/events?${query}`);
+
 /** Resolves with the final state of a task, or of each task of a list, once all of them are completed. */
 export async function subscribe(refs, { url = "", ...options } = {}) {
   if (!url && !globalThis.location) throw fail("url is required");
   const tasks = [refs].flat().map(canonical);
   const query = tasks.map(encodeURIComponent).join("&task=");
-  const newest = tasks[0] ? await watch(`${url}`.replace(/\/*$/, `/v1/events?task=${query}`), options).finished : [];
+  const newest = tasks[0] ? await watch(streamAt(url, `task=${query}`), options).finished : [];
   const states = tasks.map((task) => newest.find((state) => state.task == task));
   states.map((state, index) => {
     if (!isFinal(state)) {
@@ -50,8 +54,10 @@ export async function subscribe(refs, { url = "", ...options } = {}) {
   return refs.map ? states : states[0];
 }
 
-/** Calls back with each new state of the tasks at `url`, until all of them are final. */
-export function watch(url, options = {}) {
+/** Calls back with each new state of the tasks at an address, or of a tag or group, until all of them are final. */
+export function watch(target, options = {}) {
+  const { tag, group = tag } = target;
+  const url = group ? streamAt(options.url ?? "", (tag ? "tag=" : "group=") + encodeURIComponent(group)) : target;
   let { signal, token, share, credentials, silenceSeconds = 45, firstByteSeconds = 10, lastEventId: cursor } = options;
   const newest = new Map(); // the newest state of each task
   const finals = new Set(); // the tasks that are finished
@@ -66,6 +72,7 @@ export function watch(url, options = {}) {
   let connected = false; // ever
   let root, ref, ended, polling, suspect, sent, received, credential, wall, steady; // of the connection
   let resume, timer, ticks, others, channel, announce, news;
+  const loops = new Set(); // what each loop has not yielded yet
 
   // ---- what arrives
 
@@ -96,8 +103,11 @@ export function watch(url, options = {}) {
         // A final state is a latch; only `lost` is replaced by a real final state.
         if (finals.has(task) && !(isFinal(event) && known.status == "lost")) return;
       }
-      newest.delete(task); // in the order of arrival, for the loops
-      newest.set(task, event);
+      for (const states of [newest, ...loops]) {
+        states.delete(task); // in the order of arrival
+        states.set(task, event);
+      }
+      if (newest.size > MAX_TASKS) newest.delete(newest.keys().next().value);
       renew();
       call("onState", event);
       if (isFinal(event)) {
@@ -107,8 +117,8 @@ export function watch(url, options = {}) {
       return;
     }
     if (name == "done" || event.code == NOT_FOUND) finals.add(task);
-    ended ||= name == "end";
-    if (name == "notice" || name == "reset") {
+    ended ||= /^end|^group/.test(name);
+    if (/^notice|^reset|^group/.test(name)) {
       call("onNotice", { code: name, task: null, retriable: true, message: null, ...event });
     }
     if (settled()) attempt?.abort(CLOSED);
@@ -176,7 +186,7 @@ export function watch(url, options = {}) {
       resetClocks();
       if (source.readyState > 1 || losses++) attempt.abort(CLOSED);
     };
-    for (const name of ["message", "done", "end", "notice", "reset"]) {
+    for (const name of ["message", "done", "end", "notice", "reset", "group_done"]) {
       source.addEventListener(name, (event) => {
         opened();
         try {
@@ -280,6 +290,7 @@ export function watch(url, options = {}) {
     [root, ref] = address.pathname.split(/\/v1\/(?:tasks\/|events$)|\/events$/);
     tasks = (ref ? [decodeURIComponent(ref)] : address.searchParams.getAll("task")).map(canonical);
     sent = address;
+    native &&= !/[?&](tag|group)=/.test(address); // quiet for long: only fetch sees the keepalives
     resetClocks();
     await (polling ? poll : native ? listen : read)(address, signal);
   };
@@ -370,19 +381,20 @@ export function watch(url, options = {}) {
     },
     /** Yields each new state, or only the newest of each task while the loop is busy. Leaving the loop disconnects. */
     async *[Symbol.asyncIterator]() {
-      const shown = new WeakSet();
+      const pending = new Map(newest);
+      loops.add(pending);
       try {
         for (let last, next; !last; await (last || next)) {
           next = news ??= new Promise((resolve) => (announce = resolve)); // before reading, so that nothing is missed
           last = over.aborted;
-          for (const state of newest.values()) {
-            if (over.reason || shown.has(state)) continue; // closed or aborted, while 0 is the end
-            shown.add(state);
-            yield state;
+          for (const [task, state] of pending) {
+            pending.delete(task);
+            if (!over.reason) yield state; // neither closed nor aborted, while 0 is the end
           }
         }
         await finished; // throws the error that ended the watch
       } finally {
+        loops.delete(pending);
         leave(CLOSED);
       }
     },
@@ -390,6 +402,6 @@ export function watch(url, options = {}) {
 }
 
 /** Yields each new state of the tasks at `url`, as a loop over `watch` does; connects with the first step of the loop. */
-export async function* states(url, options) {
-  yield* watch(url, options);
+export async function* states(target, options) {
+  yield* watch(target, options);
 }

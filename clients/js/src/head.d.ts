@@ -1,12 +1,19 @@
 /** A value, or a function that returns it. */
 export type Given<T> = T | ((refused: boolean) => T | Promise<T>);
 
+/** Many tasks by one name: everything with a tag, or in a group, also what comes later. */
+export type Selection = { tag: string; group?: undefined } | { group: string; tag?: undefined };
+
+/** What is followed: the address of a stream, a function that returns it, or a tag or group. */
+export type Target = Given<string | URL> | Selection;
+
 /** An out-of-band message beside the states. */
 export interface Notice {
   /**
    * From the bridge: `stale`, `fresh`, `stalled`, `upstream_unavailable`, `credential_refused`, `unknown_status`,
-   * `result_unavailable`, `raw_omitted`, `links_expiring`, `task_not_found`, `closing`. From the helper: `connected`, `reconnecting`, `reset`, `buffered` (a proxy buffers
-   * the stream, so the helper polls).
+   * `result_unavailable`, `raw_omitted`, `links_expiring`, `task_not_found`, `closing`, `group_done` (the group is closed
+   * and all of it is final: the watch ends). From the helper: `connected`, `reconnecting`, `reset`, `buffered` (a proxy
+   * buffers the stream, so the helper polls).
    */
   code: string;
   /** The task concerned; null for the connection. */
@@ -16,6 +23,10 @@ export interface Notice {
   message: string | null;
   /** Only for `closing` and `reset`. */
   reason?: string;
+  /** Only for `group_done`: the name of the group. */
+  group?: string;
+  /** Only for `group_done`: how many of its tasks ended how, such as `{ completed: 2, failed: 1 }`. */
+  counts?: Record<string, number>;
 }
 
 export interface Options {
@@ -46,6 +57,8 @@ export interface Options {
 }
 
 export interface WatchOptions extends Options {
+  /** The address of the bridge, for a tag or group. Default: the page's origin; required in Node. */
+  url?: string | URL;
   /** Called with each new state, in order. */
   onState?: (state: TaskState) => void;
   /** Called with the final state of each task, after `onState`. */
@@ -57,9 +70,9 @@ export interface Watching extends AsyncIterable<TaskState> {
   /** Disconnects: no more callbacks, and `finished` resolves. */
   close(): void;
   /**
-   * Resolves to the newest state of each task when all are final or the watch is closed. Rejects with a BridgeError when
-   * the bridge rejects the watch permanently, with the signal's reason, or with what `url` or `token` threw at the
-   * start. Need not be awaited: it causes no unhandled rejection.
+   * Resolves to the newest state of each task (of at most 10,000) when all are final, the group is done or the watch is
+   * closed. Rejects with a BridgeError when the bridge rejects the watch permanently, with the signal's reason, or with
+   * what `url` or `token` threw at the start. Need not be awaited: it causes no unhandled rejection.
    */
   finished: Promise<TaskState[]>;
   /**
@@ -69,10 +82,7 @@ export interface Watching extends AsyncIterable<TaskState> {
   [Symbol.asyncIterator](): AsyncGenerator<TaskState, void, undefined>;
 }
 
-export interface SubscribeOptions extends WatchOptions {
-  /** The address of the bridge. Default: the page's origin; required in Node. */
-  url?: string | URL;
-}
+export type SubscribeOptions = WatchOptions;
 
 /** The error that ended a watch. */
 export class BridgeError extends Error {
@@ -112,12 +122,16 @@ export function subscribe(ref: string, options?: SubscribeOptions): Promise<Task
 export function subscribe(refs: readonly string[], options?: SubscribeOptions): Promise<TaskState[]>;
 
 /**
- * Follows the tasks at `url` until all of them are final.
+ * Follows the tasks at an address until all of them are final, or everything with a tag or in a group.
  *
- * @param url The address of a stream: `/v1/tasks/{upstream}/{task_id}/events` or `/v1/events?task=...`, or a function
- *   that returns it, called before each connection, such as one with a new ticket.
+ * A tag begins with the states of its newest 1,000 tasks, and never ends: tasks that get it later appear with their
+ * first state. A group likewise, but it ends when it is closed and all of it is final, with the notice `group_done`.
+ *
+ * @param target The address of a stream: `/v1/tasks/{upstream}/{task_id}/events`, `/v1/events?task=...` or the
+ *   `links.events` of a ticket; a function that returns it, called before each connection, such as one with a new ticket;
+ *   or `{ tag }` or `{ group }` of the bridge at `url`.
  */
-export function watch(url: Given<string | URL>, options?: WatchOptions): Watching;
+export function watch(target: Target, options?: WatchOptions): Watching;
 
-/** Yields each new state of the tasks at `url`, as a loop over `watch` does; connects when the loop begins. */
-export function states(url: Given<string | URL>, options?: Options): AsyncGenerator<TaskState, void, undefined>;
+/** Yields each new state of a target of `watch`, as a loop over it does; connects when the loop begins. */
+export function states(target: Target, options?: Options & { url?: string | URL }): AsyncGenerator<TaskState, void, undefined>;

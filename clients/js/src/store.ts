@@ -1,10 +1,11 @@
-// What the hooks of every framework share: one connection for all tasks that the components of a page follow.
+// What the hooks of every framework share: one connection for all tasks that the components of a page follow, and one
+// for each tag or group.
 //
 // Rule 1: followers are counted, and connections opened and closed, in a microtask: a component that is unmounted and
 // mounted again, as by React's StrictMode, changes nothing.
 // Rule 2: a view is replaced as a whole, never changed.
 
-import { BridgeError, subscribe, type Notice, type SubscribeOptions, type TaskState } from "../dist/index.js";
+import { BridgeError, subscribe, watch, type Notice, type Selection, type SubscribeOptions, type TaskState } from "../dist/index.js";
 
 /** Callbacks may be new functions with every render; only another `url` or another text as `token` reconnects. */
 export type TaskOptions = Pick<SubscribeOptions, "url" | "token" | "credentials" | "onState" | "onNotice">;
@@ -18,6 +19,23 @@ export interface TaskView {
   /** Why the task cannot be followed: it does not exist, or this page may not see it. A failed task is a state. */
   readonly error: Error | null;
 }
+
+/** What is known about everything with a tag, or in a group: with each change a new object, and a new map. */
+export interface TasksView {
+  /** The newest state of each task, by its ref, in the order in which they appeared. It only grows. */
+  readonly tasks: ReadonlyMap<string, TaskState>;
+  /** Of a group that is closed, once all of it is final: how many tasks ended how; else null. */
+  readonly counts: Readonly<Record<string, number>> | null;
+  /** A problem of the connection that is being handled; null once it is resolved. */
+  readonly notice: Notice | null;
+  /** Why it cannot be followed, such as a token that is rejected. A failed task is a state. */
+  readonly error: Error | null;
+}
+
+/** A tag or group; null or undefined while there is none. */
+export type MaybeSelection = Selection | null | undefined;
+
+export const NO_TASKS: TasksView = { tasks: new Map(), counts: null, notice: null, error: null };
 
 export const EMPTY: TaskView = { state: null, notice: null, error: null };
 
@@ -41,6 +59,86 @@ export const viewOf = (key: string, ref: string | null | undefined): TaskView =>
 export const follow = (key: string, follower: Follower): (() => void) => (groups.get(key) ?? makeGroup(key))(follower);
 
 type Callback = "onState" | "onNotice";
+
+/** The same for the same tag or group, also in another object. */
+export const nameOf = (selection: MaybeSelection): string =>
+  selection ? (selection.tag ? "tag " + selection.tag : "group " + selection.group) : "";
+
+type SelectionFollower = readonly [options: () => TaskOptions, changed: () => void];
+type JoinSelection = readonly [join: (follower: SelectionFollower) => () => void, read: () => TasksView];
+
+const selections = new Map<string, JoinSelection>(); // by key and name
+
+export const viewOfAll = (key: string, selection: MaybeSelection): TasksView =>
+  selections.get(key + nameOf(selection))?.[1]() ?? NO_TASKS;
+
+/** Follows a tag or group until the function that it returns is called. */
+export const followAll = (key: string, selection: Selection, follower: SelectionFollower): (() => void) => {
+  const name = key + nameOf(selection);
+  const known = selections.get(name) ?? makeSelection(name, selection);
+  selections.set(name, known);
+  return known[0](follower);
+};
+
+function makeSelection(name: string, selection: Selection): JoinSelection {
+  const followers = new Set<SelectionFollower>();
+  const tasks = new Map<string, TaskState>();
+  let view = NO_TASKS;
+  let next: TasksView | undefined; // until it is shown: once for all states that arrive together
+  let life: AbortController | undefined;
+  let newest: () => TaskOptions; // the options of the follower that came last
+
+  const show = (change: Partial<TasksView>, callback?: Callback, value?: unknown) => {
+    if (!next) {
+      queueMicrotask(() => {
+        view = { ...next!, tasks: new Map(tasks) };
+        next = undefined;
+        for (const [, changed] of followers) changed();
+      });
+    }
+    next = { ...(next ?? view), ...change };
+    for (const [options] of followers) call(options, callback, value);
+  };
+
+  const settle = () => {
+    if (!followers.size) {
+      if (selections.get(name) == made) selections.delete(name);
+      life?.abort();
+    } else if (!life) {
+      life = new AbortController();
+      const { signal } = life;
+      const options = newest();
+      watch(selection, {
+        ...options,
+        token: (options.token as any)?.call ? (refused) => (newest().token as any)(refused) : options.token,
+        signal,
+        onState(state) {
+          tasks.set(state.task, state);
+          show({ notice: null }, "onState", state);
+        },
+        onNotice(notice) {
+          const { code, task, counts } = notice;
+          show(counts ? { counts } : task ? {} : { notice: isOver.test(code) ? null : notice }, "onNotice", notice);
+        },
+      }).finished.catch((error) => signal.aborted || show({ error }));
+    }
+  };
+
+  const made: JoinSelection = [
+    (follower) => {
+      followers.add(follower);
+      newest = follower[0];
+      queueMicrotask(settle);
+      for (const state of tasks.values()) call(newest, "onState", state);
+      return () => {
+        followers.delete(follower);
+        queueMicrotask(settle);
+      };
+    },
+    () => view,
+  ];
+  return made;
+}
 
 /** In a microtask, so that an exception is reported and stops nothing. */
 const call = (options: () => TaskOptions, name?: Callback, value?: any) =>

@@ -1,6 +1,8 @@
 // What people write with `/bridge.js`, for the type checker alone.
 
 import { BridgeError, states, subscribe, TaskFailed, watch } from "../../../clients/js/dist/index.js";
+import { forget, group, list, listPage, register, submit, ticket, webhooks } from "../../../clients/js/dist/api.js";
+import type { ClosedGroup, ListPage, WebhookEvent } from "../../../clients/js/dist/api.js";
 import type { Notice, Output, Status, TaskState, Watching } from "../../../clients/js/dist/index.js";
 
 const told: Notice[] = [];
@@ -54,3 +56,33 @@ watch("/x", { onstate: () => {} });
 // @ts-expect-error - a loop has no callback for states
 states("/x", { onState: () => {} });
 console.log(wrong, length, single);
+
+const created: TaskState = await submit("qingbo", { prompt: "x" }, { url: "/", idempotencyKey: "k", retrySeconds: 60 });
+const endpoint = await webhooks({ token: () => "t" }).create({ url: new URL("https://a.example/"), events: ["task.status"] });
+const secret: string | undefined = endpoint.secret;
+const received = (event: WebhookEvent): Status => event.data.status;
+// @ts-expect-error - no such event
+webhooks().create({ url: "https://a.example/", events: ["task.done"] });
+// @ts-expect-error - no such option
+submit("qingbo", {}, { idempotency_key: "k" });
+console.log(created.task, secret, received);
+
+const everything: Watching = watch({ tag: "user:7" }, { url: "https://bridge.example", onState: ({ task }) => console.log(task) });
+for await (const state of states({ group: "batch-1" }, { url: "/bridge" })) console.log(state.status);
+watch({ group: "batch-1" }, { onNotice: ({ code, counts }) => code === "group_done" && console.log(counts?.completed) });
+// @ts-expect-error - one of both
+watch({ tag: "a", group: "b" });
+// @ts-expect-error - neither
+watch({});
+await submit("qingbo", {}, { tags: ["user:7"], group: "batch-1" });
+for await (const { task } of list({ tag: "user:7", status: "completed", limit: 20 })) console.log(task);
+// @ts-expect-error - a word that is no status
+list({ status: "done" });
+const page: ListPage = await listPage({ before: "x" });
+const registered: TaskState = await register("qingbo/a", { tags: ["user:7"], deadlineSeconds: 600 });
+const closed: ClosedGroup = await group("batch-1", { token: () => "t" }).close();
+await forget(registered.task);
+console.log(everything, page.next, closed.open);
+const { links } = await ticket({ tags: ["user:7"], seconds: 600 });
+list({ status: ["open", "failed"] });
+console.log(links.events?.length);

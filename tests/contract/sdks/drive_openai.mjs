@@ -26,7 +26,6 @@ const failed = await end_of(other.id);
 const refused = {
   delete: await told(() => videos.delete(video.id)),
   list: await told(() => videos.list()),
-  downloadContent: await told(() => videos.downloadContent(video.id)),
   remix: await told(() => videos.remix(video.id, { prompt: "a dog" })),
 };
 

@@ -47,7 +47,6 @@ async def test_openais_library(scene: Scene) -> None:
     words = {
         "delete": "deletes nothing",
         "list": "lists nothing",
-        "downloadContent": "carries no files",
         "remix": "POST /v1/videos only",
     }
     for call, refused in told["refused"].items():

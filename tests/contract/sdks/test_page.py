@@ -24,6 +24,7 @@ PAGE = "docs/sdks.md"
 # The second of fal's is a variation of the first; that runs in Chromium, as a page does.
 PROGRAMS = [one for one in snippets("js", "python", page=PAGE) if "import" in one.text]
 ENDS = {
+    "Idempotency-Key": "resp_",
     "fal-ai/flux/dev": "COMPLETED",
     "proxy/openai/v1": "response.completed\ncompleted\n",
     "proxy/openai-videos/v1": "completed None\n",
@@ -66,7 +67,7 @@ def command(snippet: Snippet, scene: Scene, folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("snippet", PROGRAMS, ids=str)
 async def test_an_example_prints_the_end_of_its_task(scene: Scene, snippet: Snippet, tmp_path: Path) -> None:
-    (words,) = [end for part, end in ENDS.items() if part in snippet.text]
+    words = next(end for part, end in ENDS.items() if part in snippet.text)
     process = await asyncio.create_subprocess_exec(
         *command(snippet, scene, tmp_path), cwd=tmp_path, env=dict(os.environ), stdout=PIPE, stderr=PIPE
     )

@@ -20,6 +20,7 @@ from runwayml import TaskFailedError
 from tests.contract.sdks.stage import LIFE, beside, recorded_stage
 from tests.e2e.scene import QUICK, Scene
 from tests.e2e.test_presets import Stub, stub
+from tests.fakes.origin import MP4, serving_origin
 from tests.harness import answer, running_bridge
 
 pytestmark = [
@@ -73,6 +74,23 @@ async def through(scene: Scene, provider: str, task: str, work: Any, *, seconds:
 # OpenAI: videos
 
 
+async def test_attempts_of_one_create_with_a_key_are_one_video(scene: Scene) -> None:
+    """Their bodies differ: the library chooses another boundary for each."""
+    key = {"Idempotency-Key": "one-video"}
+    with openai_at(scene, "openai-videos") as client:
+
+        def create() -> Any:
+            made = client.videos.with_raw_response.create(
+                model="sora-2", prompt="a cat", extra_body=LIVING, extra_headers=key
+            )
+            return made.parse().id, made.headers.get("idempotent-replayed"), made.http_request.headers
+
+        first, again = await beside(create), await beside(create)
+    assert first[2]["content-type"] != again[2]["content-type"]
+    assert (first[0], first[1], again[1]) == (again[0], None, "true")
+    assert scene.ledger.of("openai-videos", first[0], "submit") == 1
+
+
 async def test_openai_videos_are_created_and_followed_to_their_end(scene: Scene) -> None:
     with openai_at(scene, "openai-videos") as client:
         video = await beside(lambda: client.videos.create(model="sora-2", prompt="a cat", extra_body=LIVING))
@@ -123,7 +141,6 @@ async def test_an_openai_video_that_fails_says_why(scene: Scene) -> None:
     [
         (lambda client: client.videos.delete("video_1"), "deletes nothing"),
         (lambda client: client.videos.list(), "lists nothing"),
-        (lambda client: client.videos.download_content("video_1"), "carries no files"),
         (lambda client: client.videos.remix("video_1", prompt="a dog"), "POST /v1/videos only"),
     ],
 )
@@ -135,6 +152,20 @@ async def test_what_of_openai_videos_is_not_carried_is_refused_with_a_sentence(
     assert refused.value.code == "route_not_found"
     assert words in refused.value.message
     assert refused.value.response.headers["x-should-retry"] == "false"
+
+
+async def test_openais_download_comes_through_the_bridge() -> None:
+    async with serving_origin() as provider:
+        provider.links["video_1"] = None
+        provider.serve("/v1/videos/video_1/content", MP4)
+        upstream = {"preset": "openai-videos", "base_url": provider.url("/v1"), "api_key": "sk-0123456789"}
+        async with running_bridge({"videos": upstream}) as bridge:
+            with openai.OpenAI(base_url=f"{bridge.url}/proxy/videos/v1", api_key="of-the-caller") as client:
+                content = await beside(lambda: client.videos.download_content("video_1").read())
+                assert content == MP4
+                await beside(lambda: client.videos.download_content("video_1", variant="thumbnail").read())
+        assert provider.asked[-1].target.endswith("/content?variant=thumbnail")
+        assert {head.headers["authorization"] for head in provider.asked} == {"Bearer sk-0123456789"}
 
 
 # OpenAI: responses in background

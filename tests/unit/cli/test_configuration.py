@@ -172,3 +172,17 @@ def test_sentences_below_the_table_are_not_wider_than_a_terminal(folder):
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert "\nCounted by each of the 2 workers" in done.stdout
     assert "warning: retention_seconds: " in done.stderr
+
+
+def test_connect_tries_the_store_of_outputs(folder):
+    (folder / "bridge.toml").write_text(
+        'journal = "memory"\n[outputs]\nstore = "file:outputs"\n[upstreams.fal]\napi_key = "k"\n'
+    )
+    checked = command("check-config", "--connect")
+    assert checked.exit_code == 0
+    assert "outputs: copies can be written and read" in checked.stderr
+    assert [path.name for path in (folder / "outputs").iterdir()] == [".parts"]
+    refused = command("check-config", "--connect", BRIDGE_OUTPUTS__STORE="file:bridge.toml")
+    assert refused.exit_code == 1
+    assert "Error: outputs.store: the directory of outputs does not exist, or is none" in refused.stderr
+    assert command("check-config", BRIDGE_OUTPUTS__STORE="file:bridge.toml").exit_code == 0

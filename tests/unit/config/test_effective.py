@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from bridge.app.bridge import make_upstream
 from bridge.config.effective import effective, learned_sentence, table
 from bridge.config.load import load
-from bridge.config.settings import Settings, UpstreamSettings
+from bridge.config.settings import OutputSettings, Settings, UpstreamSettings
 from bridge.errors import ConfigError
 from bridge.telemetry.metrics import Metrics
 from bridge.telemetry.tracing import NO_TRACING
@@ -38,7 +38,8 @@ def shown(settings: Settings, name: str) -> tuple[Any, str]:
 def test_every_setting_is_shown_once_and_fits_into_json() -> None:
     settings = load(None, environment={}, upstreams={"qingbo": {"api_key": "a-key-to-hide"}, "vapi": {}})
     rows = effective(settings)
-    names = [*Settings.model_fields][:-1]
+    names = [name for name in Settings.model_fields if name not in {"outputs", "upstreams", "webhooks"}]
+    names += [f"outputs.{setting}" for setting in OutputSettings.model_fields]
     for upstream in ("qingbo", "vapi"):
         names += [f"upstreams.{upstream}.{setting}" for setting in UpstreamSettings.model_fields]
     assert list(rows) == names

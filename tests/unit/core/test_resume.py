@@ -65,7 +65,7 @@ def test_what_we_never_gave_out_is_no_id(token: str) -> None:
     [
         *("k3f9-007", "k3f9-", "-7", "k3f9-7 ", "k3f9-٣", "k3_f9-7", f"k3f9-{OFFSET_LIMIT}"),
         *("k3f9-7~", "k3f9-7~500", "k3f9-7~p", "k3f9-7~p50000", "k3f9-7~P500", "k3f9-7~p500.abcdefgh"),
-        *("k3f9-7.", "k3f9-7.abc", "k3f9-7.ABCDEFGH", "k3f9-7.abcdefgh.abcdefgh", ".abcdefgh"),
+        *("k3f9-7.", "k3f9-7.abc", "k3f9-7.ABCDEFGH", "k3f9-7.abcdefgh.abcdefg", ".abcdefgh"),
     ],
 )
 def test_what_only_looks_like_an_id_is_none(token: str) -> None:
@@ -175,3 +175,16 @@ def test_of_missing_tasks_nothing_more_comes_whatever_the_cursor(token: str | No
     assert decision.resume is (None if token is None else Resume.ENDED)
     assert not asked([None, event(3, state("completed"))], "other-7", missing=True).nothing_more
     assert not asked([None, event(3, state("completed"))], None, missing=True).nothing_more
+
+
+def test_an_id_of_several_lists_is_of_each() -> None:
+    event_id = EventId.parse("k3f9-7.abcdefgh.hgfedcba~p500")
+    assert event_id is not None
+    assert str(event_id) == "k3f9-7.abcdefgh.hgfedcba~p500"
+    assert event_id.is_of("abcdefgh")
+    assert event_id.is_of("hgfedcba")
+    assert not event_id.is_of("abcdefgh.hgfedcba"[:12])
+    assert not event_id.is_of(None)
+    assert EventId.parse("k3f9-7" + 9 * ".abcdefgh") is None
+    assert locate(str(event_id), "hgfedcba", epoch="k3f9", head=9).after == 7
+    assert locate(str(event_id), "zzzzzzzz", epoch="k3f9", head=9).after is None

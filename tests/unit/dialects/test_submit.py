@@ -262,6 +262,41 @@ def test_the_callback_address_may_stand_in_the_query():
     assert made().with_callback(own, URL).options["fal_webhook"] == "https://own.example"
 
 
+DEEPER = made(submit={"callback_url": "config.hook.url"})
+
+
+@pytest.mark.parametrize(
+    ("dialect", "own", "url"),
+    [
+        (QINGBO, Submission(body=b'{"n":12345678901234567890,"callback_url":"https://own.example"}'), "own"),
+        (DEEPER, Submission(body=b'{"config":{"a":1,"hook":{"url":"https://own.example"}}}'), "own"),
+        (made(), submission(fal_webhook="https://own.example", **DEEP), "own"),
+        (QINGBO, Submission(body=b'{"callback_url":null}'), None),
+        (QINGBO, Submission(body=b'{"callback_url":7}'), None),
+        (QINGBO, Submission(body=b'{"callback_url":{"url":"https://own.example"}}'), None),
+        (QINGBO, Submission(body=b'{"callback_url":"https://' + b"o" * 5000 + b'"}'), None),
+        (QINGBO, Submission(body=b"\xff"), None),
+        (DEEPER, Submission(body=b'{"config":7}'), None),
+        (made(submit={}), Submission(body=b'{"callback_url":"https://own.example"}'), None),
+    ],
+)
+def test_the_callers_own_address_is_found_where_the_provider_reads_it_and_can_be_replaced(dialect, own, url):
+    assert dialect.callback_in(own) == (None if url is None else "https://own.example")
+    if url is None:
+        return
+    ours = dialect.with_callback(own, URL, instead=True)
+    assert dialect.callback_in(ours) == URL
+    assert b"own.example" not in ours.body
+    assert (b"12345678901234567890" in own.body) == (b"12345678901234567890" in ours.body)
+    assert dialect.with_callback(own, URL) == own, "unless it is to be replaced"
+
+
+def test_a_parameter_of_the_providers_call_is_known():
+    assert (made().takes_parameter("fal_webhook"), made().takes_parameter("webhook")) == (True, False)
+    assert load_preset("wavespeed").takes_parameter("webhook")
+    assert not load_preset("replicate").takes_parameter("webhook"), "there it is in the body"
+
+
 def test_where_the_provider_takes_no_address_nothing_changes():
     own = submission()
     assert made(submit={}).with_callback(own, URL) is own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,8 +21,11 @@ from bridge.engine.base import (
     End,
     Engine,
     Entry,
+    Job,
+    JobLimits,
     Mode,
     NoticeEntry,
+    OperationState,
     Owner,
     SessionState,
     Stamp,
@@ -369,3 +373,57 @@ def test_it_works_on_the_event_loop_of_production() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
+
+
+# What a worker leaves that is killed
+
+WORKER = """
+import asyncio, socket, sys
+from bridge.engine.keeper.client import KeeperEngine
+
+async def work():
+    engine = await KeeperEngine.open(socket.socket(fileno=int(sys.argv[1])))
+    await engine.session("w", ttl=3600, known_head=0, new_epoch="e1", about=b"", opens=True)
+    await engine.begin("w", "done", b"d", seconds=600)
+    await engine.finish("w", "done", b"answer")
+    await engine.begin("w", "begun", b"d", seconds=600)
+    jobs = await engine.claim_jobs("w", "hook", limit=9, lease=600)
+    print(len(jobs), flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(work())
+"""
+
+
+async def test_what_a_killed_worker_had_begun_is_dead_at_once_and_its_jobs_are_due() -> None:
+    store, time = Store(), VirtualTime()
+    keeper = Keeper(store, time)
+    engine = await KeeperEngine.open(keeper.connect())
+    await engine.session("a", ttl=3600, known_head=0, new_epoch="e1", about=b"", opens=True)
+    jobs = [Job("hook", "1", b"", "x", replaceable=True), Job("hook", "2", b"")]
+    store.add_state_jobs(jobs, 1, JobLimits(), now=time.now)
+    with keeper.connect() as its:
+        worker = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", WORKER, str(its.fileno())),
+            pass_fds=[its.fileno()],
+            stdout=asyncio.subprocess.PIPE,
+        )
+    assert worker.stdout is not None
+    assert await worker.stdout.readline() == b"2\n"
+    pending = await engine.begin("a", "begun", b"d", seconds=600)
+    assert pending.state is OperationState.PENDING
+    store.add_state_jobs([Job("hook", "3", b"", "x")], 2, JobLimits(), now=time.now)
+    assert await engine.claim_jobs("a", "hook", limit=9, lease=600) == []
+
+    worker.kill()
+    await worker.wait()
+
+    while (begun := await engine.begin("a", "begun", b"d", seconds=600)) == pending:
+        pass
+    assert begun.state is OperationState.DEAD
+    assert await engine.begin("a", "begun", b"other", seconds=600) == (OperationState.MISMATCH, None)
+    assert await engine.begin("a", "done", b"d", seconds=600) == (OperationState.DONE, b"answer")
+    due = await engine.claim_jobs("a", "hook", limit=9, lease=600)
+    assert [(job.id, job.attempts) for job in due] == [("3", 2), ("2", 2)]
+    await engine.close()
+    keeper.close()

@@ -92,7 +92,7 @@ def test_ended_tasks_are_kept_for_the_retention_and_open_ones_for_a_week() -> No
     assert [task.key.task_id for task in use.store.tasks.all()] == ["open"]
     use.pass_time(7 * DAY, step=HOUR)
     assert len(use.store.tasks) == 0
-    assert use.store.listing("video", limit=5, now=use.time.now) == []
+    assert use.store.listing("video", "-", limit=5, now=use.time.now) == []
     assert use.store.newest("video", "-", final=False, limit=5, now=use.time.now) == []
     assert not use.store.tasks.listings._by_name
     assert not use.store.tasks.listings._by_account

@@ -10,6 +10,8 @@ import pytest
 
 from bridge.config.settings import Settings
 from bridge.core.event import Closing
+from bridge.core.selection import Selection, SelectionKind
+from bridge.hub.collection import Collection
 from bridge.hub.maintenance import ConnectionMaintenance, retry_milliseconds
 from bridge.hub.subscription import Subscription
 from tests.fakes.clock import settle
@@ -166,6 +168,32 @@ async def test_a_drain_of_few_takes_no_time_and_one_of_nobody_ends(scene: Swept)
     _, writer = await scene.join([TASK])
     await scene.maintenance.drain(20)
     assert writer.finished is Closing.DRAIN
+
+
+async def test_followers_are_looked_after_without_any_member_too(scene: Swept) -> None:
+    collection = Collection(Selection(SelectionKind.TAG, "u"))
+    writers = [RecordingWriter() for _ in range(4)]
+    quiet, old, stalled, drained = [scene.place(one) for one in writers]
+    for subscription in (quiet, old, stalled, drained):
+        scene.hub.listen(subscription, collection, [])
+    await scene.seconds(15)
+    assert [one.sent for one in writers] == [b":\n"] * 4
+    scene.hub.collect(collection, TASK)
+    await scene.seconds(10)
+    await scene.tell(TASK, state(progress=1))
+    await scene.seconds(10)
+    assert not writers[0].sent.endswith(b"\n:\n"), "a broadcast puts the keepalive off"
+    old.ends_at = scene.clock.monotonic()
+    writers[2].unsent = 1000
+    await scene.seconds(31)
+    assert writers[1].finished is Closing.AGE
+    assert writers[2].aborted
+    assert stalled.closing is Closing.SLOW
+    await scene.maintenance.drain(20)
+    assert writers[3].finished is Closing.DRAIN
+    for subscription in (quiet, old, stalled, drained):
+        scene.hub.leave(subscription, "left")
+    assert collection.unused
 
 
 async def test_the_sweep_goes_on_until_it_is_cancelled(scene: Swept) -> None:

@@ -12,6 +12,7 @@ from bridge.core.task import TaskKey
 from bridge.engine.base import ENTRY_BYTES, MAX_STATES
 from bridge.engine.store import Store, StoreLimits
 from bridge.errors import Superseded
+from bridge.replica.outbox import MAX_BYTES
 from tests.fakes.replicas import House, World, key
 from tests.fakes.tasks import WALL, state
 from tests.fakes.virtual import LoopClock, run
@@ -41,6 +42,21 @@ def test_appends_go_in_groups_with_one_call_in_flight() -> None:
         offsets = [event.cursor.offset for event in events]
         assert offsets == sorted(offsets)
         assert [event.cursor.offset for event in a.told.events] == offsets
+        await world.close()
+
+    run(play)
+
+
+def test_of_large_states_few_go_in_one_call() -> None:
+    async def play(clock: LoopClock) -> None:
+        world = World(clock)
+        (a,) = await world.started("a")
+        tasks = [key(number) for number in range(9)]
+        await owned(world, a, *tasks)
+        raw = b"[%b]" % (b"1," * (MAX_BYTES // 4) + b"1")
+        a.calls.clear()
+        await asyncio.gather(*(a.journal.append(task, state("queued", raw=raw)) for task in tasks))
+        assert a.calls.count("apply") == 5, "the first alone, then two at a time"
         await world.close()
 
     run(play)

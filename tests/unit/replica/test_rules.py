@@ -11,13 +11,13 @@ from itertools import pairwise
 import pytest
 
 from bridge.core.cursor import Cursor
+from bridge.core.merge import digest_of
 from bridge.core.task import Source, State, Status, TaskKey
 from bridge.engine.base import Apply, End, Mode, Release, SessionState, Stamp, Want
 from bridge.errors import NotOwner, Superseded
 from bridge.journal.sqlite.codec import encode
 from bridge.replica.connection import ConnectionStage
 from bridge.replica.lineage import Lineage, Return, plan_return
-from bridge.replica.memory import digest_of
 from tests.fakes.replicas import LEASE, PACE, House, World, key, observation
 from tests.fakes.tasks import state
 from tests.fakes.virtual import LoopClock, run

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from bridge.server.listeners import listen, listen_together
+from bridge.server.listeners import listen, listen_together, listen_when_released
 
 
 def test_the_kernel_spreads_connections_over_all_listeners() -> None:
@@ -42,3 +42,27 @@ def test_a_second_service_does_not_share_the_port_of_the_first(number: int) -> N
     for listener in listeners:
         listener.close()
     listen("127.0.0.1", port).close()
+
+
+def test_the_workers_of_a_killed_service_keep_its_port_for_a_moment() -> None:
+    left = listen("127.0.0.1", 0)
+    port = left.getsockname()[1]
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            left.close()
+
+    for one in listen_when_released(lambda: listen_together("127.0.0.1", port, 2), sleep=sleep):
+        one.close()
+    assert len(waits) == 3
+
+
+def test_a_port_that_stays_in_use_is_reported() -> None:
+    waits: list[float] = []
+    with listen("127.0.0.1", 0) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            listen_when_released(lambda: listen("127.0.0.1", port), sleep=waits.append)
+    assert 1 < sum(waits) < 10

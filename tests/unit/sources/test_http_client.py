@@ -1,10 +1,13 @@
 """Where calls go, and who sees the credential; over real sockets."""
 
 import asyncio
+import contextlib
+import socket
 from base64 import b64encode
 from contextlib import asynccontextmanager
 from urllib.parse import quote
 
+import aiohttp
 import pytest
 from aiohttp import web
 
@@ -12,7 +15,14 @@ from bridge.clock import SystemClock
 from bridge.dialects.base import Request
 from bridge.dialects.hosts import Hosts
 from bridge.dialects.registry import load_preset
-from bridge.errors import UnreadablePayload, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from bridge.errors import (
+    UnreadablePayload,
+    UpstreamError,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+    UpstreamUnreachable,
+)
+from bridge.sources import http_client
 from bridge.sources.body_memory import BodyLimit, BodyMemory
 from bridge.sources.credentials import FixedCredential, credential_of
 from bridge.sources.http_client import Session
@@ -94,7 +104,8 @@ async def test_a_redirect_is_not_followed_and_gives_nothing_away(status):
 async def test_the_credential_goes_to_the_providers_own_hosts_and_to_no_other():
     async with listening() as provider, listening() as sister, listening() as stranger:
         base = f"http://127.0.0.1:{provider.port}"
-        async with session_to(base, Hosts(["127.0.0.1", "*.acme.test"])) as session:
+        hosts = Hosts(["127.0.0.1", "*.acme.test"])
+        async with session_to(base, hosts, private_hosts=Hosts(["localhost"])) as session:
             for call in (session.ask, heads(session)):
                 await call(get())
                 await call(get(f"http://127.0.0.1:{sister.port}"))
@@ -253,6 +264,20 @@ async def test_a_provider_that_does_not_respond_in_time_is_a_timeout():
         released.set()  # else the server waits for its handler when it ends
 
 
+async def test_a_provider_that_takes_no_connection_in_time_has_seen_nothing(monkeypatch):
+    monkeypatch.setattr(http_client, "_CONNECTING", aiohttp.ClientTimeout(total=None, sock_connect=0.1))
+    with socket.socket() as full, contextlib.ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(2):  # its queue is full: a further connection waits
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        async with session_to(f"http://127.0.0.1:{full.getsockname()[1]}") as session:
+            with pytest.raises(UpstreamUnreachable, match="no connection in time"):
+                await session.ask(get())
+
+
 async def test_large_and_many_headers_are_read():
     headers = {"Content-Security-Policy": "x" * 60_000, **{f"X-{number}": "y" for number in range(300)}}
     async with listening() as provider:
@@ -289,6 +314,44 @@ async def test_a_broken_answer_is_the_trouble_of_its_task(answer, message):
         with pytest.raises(UpstreamError, match=message) as broken:
             await session.ask(get())
     assert broken.value.about_task
+
+
+@pytest.mark.parametrize("when", ["while nothing is asked", "behind the first answer", "with its end"])
+async def test_an_answer_that_nobody_asked_for_is_nobodys(when):
+    """Such as a second one, or the 408 of a gateway: the next submit would be told another task's id."""
+    connections, closed = [], asyncio.Event()
+
+    def answer(text):
+        return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(text), text)
+
+    async def give(reader, writer):
+        connections.append(writer)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                if len(connections) > 1:
+                    writer.write(answer(b"right"))
+                elif when == "while nothing is asked":
+                    writer.write(answer(b"right"))
+                    await read.wait()
+                    writer.write(answer(b"wrong"))
+                elif when == "behind the first answer":
+                    writer.write(answer(b"right") + answer(b"wrong"))
+                else:
+                    writer.write(answer(b"right")[:-2])
+                    await asyncio.sleep(0.05)  # if both arrive together after all, it is the case before
+                    writer.write(b"ht" + answer(b"wrong"))
+        writer.close()
+        closed.set()
+
+    read = asyncio.Event()
+    server = await asyncio.start_server(give, "127.0.0.1", 0)
+    async with server, session_to(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}") as session:
+        assert (await session.ask(get())).body == b"right"
+        read.set()
+        async with asyncio.timeout(5):
+            await closed.wait()
+        assert (await session.ask(get())).body == b"right"
+        assert len(connections) == 2
 
 
 async def test_an_answer_says_what_was_asked_and_tells_of_a_lenient_reading():

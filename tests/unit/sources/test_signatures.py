@@ -18,9 +18,9 @@ from bridge.dialects.base import Callback
 from bridge.dialects.registry import load_preset
 from bridge.dialects.signature import Scheme, Signature
 from bridge.errors import InvalidRequest, UpstreamUnavailable
+from bridge.sources.callback import CallbackResult, take
 from bridge.sources.jwks import REFETCH_SECONDS, REFRESH_SECONDS, keys_in, read_ed25519
 from bridge.sources.signatures import Proof, check_signing_key, make_verifier
-from bridge.sources.webhook import CallbackResult, take
 from bridge.telemetry.metrics import Metrics
 from tests.fakes.clock import FakeClock
 from tests.fakes.provider import FakeProvider, make_upstream

@@ -45,6 +45,21 @@ PROMISED = {
     "bridge_resumes_total": {"delivery", "result"},
     "bridge_events_total": {"delivery"},
     "bridge_conflated_total": {"delivery"},
+    "bridge_webhook_deliveries_total": {"result"},
+    "bridge_cost_total": {"upstream"},
+    "bridge_output_copies_total": {"result"},
+    "bridge_output_copy_bytes_total": set(),
+    "bridge_output_copy_seconds": set(),
+    "bridge_output_copies_in_flight": set(),
+    "bridge_output_copies_waiting": set(),
+    "bridge_output_copies_oldest_seconds": set(),
+    "bridge_files_total": {"upstream", "result"},
+    "bridge_file_bytes_total": {"upstream", "origin"},
+    "bridge_files_in_flight": set(),
+    "bridge_webhook_attempt_seconds": set(),
+    "bridge_webhook_waiting": set(),
+    "bridge_webhook_oldest_seconds": set(),
+    "bridge_webhooks_disabled": set(),
     "bridge_callbacks_total": {"upstream", "result"},
     "bridge_notices_total": {"code"},
     "bridge_budget_wait_seconds": {"upstream"},
@@ -128,7 +143,7 @@ def use(metrics: Metrics) -> None:
 def test_every_series_of_the_contract_is_there_from_the_start_and_use_adds_none(metrics: Metrics) -> None:
     before = scraped(parse_text(plain(metrics)))
     assert {name: {label for label, _ in next(iter(rows))} for name, rows in before.items()} == PROMISED
-    assert len(before["bridge_upstream_requests_total"]) == 2 * 5 * 8
+    assert len(before["bridge_upstream_requests_total"]) == 2 * 6 * 8
     use(metrics)
     assert scraped(parse_text(plain(metrics))) == before
 

@@ -21,7 +21,9 @@ OPENMETRICS = "application/openmetrics-text"
 ADDED = {
     "bridge_connections",
     "bridge_engine_unrecorded",
+    "bridge_files_in_flight",
     "bridge_interests",
+    "bridge_output_copies_in_flight",
     "bridge_owned",
     "bridge_watches",
     "process_max_fds",

@@ -35,6 +35,7 @@ class House:
         accounts: Callable[..., AccountRegistry] | None = None,
         shared: FakeReplica | None = None,
         provider: FakeProvider | None = None,
+        journal: Journal | None = None,
         **more: Any,
     ) -> None:
         self.clock = FakeClock() if provider is None else provider.clock
@@ -42,7 +43,7 @@ class House:
         self.metrics = Metrics(self.registry, ["qingbo"])
         self.provider = provider or FakeProvider(self.clock)
         self.upstream = make_upstream(self.provider, self.clock, budget=budget, metrics=self.metrics, **more)
-        self.journal: Journal = shared or MemoryJournal(self.clock, retention_seconds=86_400)
+        self.journal: Journal = shared or journal or MemoryJournal(self.clock, retention_seconds=86_400)
         self.events: list[Event] = []
         self.notices: list[tuple[str, str]] = []
         self.journal.follow(self)

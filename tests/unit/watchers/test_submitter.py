@@ -10,8 +10,11 @@ from typing import Any
 import orjson
 import pytest
 
-from bridge.core.task import Source, Status, TaskKey
+from bridge.core.details import NO_DETAILS, TaskDetails
+from bridge.core.event import Event
+from bridge.core.task import Source, State, Status, TaskKey
 from bridge.dialects.base import HttpResponse, Request, Submission
+from bridge.engine.base import Job
 from bridge.errors import (
     Conflict,
     InvalidRequest,
@@ -25,7 +28,7 @@ from bridge.errors import (
     UpstreamUnavailable,
     UpstreamUnreachable,
 )
-from bridge.watchers.submitter import MAY_EXIST, Submitter
+from bridge.watchers.submitter import MAY_EXIST, Submitter, may_exist
 from tests.fakes.clock import settle
 from tests.fakes.provider import FakeProvider
 from tests.fakes.tasks import TASK, seen
@@ -93,8 +96,11 @@ class Shop(FakeProvider):
     def alias_request(self, alias: str) -> Request | None:
         return Request(method="GET", path=f"/alias/{alias}")
 
-    def with_callback(self, submission: Submission, url: str) -> Submission:
-        if b"callback" in submission.body:
+    def callback_in(self, submission: Submission) -> str | None:
+        return "https://own.example/cb" if b"callback" in submission.body else None
+
+    def with_callback(self, submission: Submission, url: str, *, instead: bool = False) -> Submission:
+        if b"callback" in submission.body and not instead:
             return submission
         return replace(submission, body=submission.body + url.encode())
 
@@ -121,7 +127,7 @@ class Shop(FakeProvider):
             raise UpstreamUnavailable("the provider is broken", **said)
         if "id" not in shown:
             raise UnreadablePayload("names no task", **said)
-        return seen(shown.get("status", "queued"), task_id=shown["id"])
+        return seen(shown.get("status", "queued"), task_id=shown["id"], upstream_status=shown.get("word"))
 
 
 class Place:
@@ -165,6 +171,50 @@ async def test_a_task_is_created_once_recorded_and_watched_without_viewers_to_it
     assert place.shop.calls == {"create": 1}
     assert place.outcomes("submit") == {"ok": 1}
     assert place.shop.within == [60.0]
+
+
+@pytest.mark.parametrize("answered", ["unknown", "completed"])
+async def test_a_paid_task_that_the_provider_lists_late_is_never_forgotten(
+    place: Place, answered: str
+) -> None:
+    """The answer to its submit says nothing but its id; two 404s are for what was registered only."""
+    place.shop.answers["create"] = (200, {"id": ID, "status": answered})
+    async with place.house.running():
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
+    again = House(provider=place.shop, journal=place.house.journal)
+    assert await again.pool.restore() == 1
+    async with again.running():
+        await again.clock.advance(30)
+        assert len(place.shop.polls(ID)) >= 2
+        assert await again.journal.latest([TASK]) != [None]
+        place.shop.shows(ID, "processing", 10)
+        await again.clock.advance(15)
+        assert again.told(TASK) == [("processing", 10)]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_nor_is_one_of_three_bridges_on_one_engine(restarted: bool, build_street: Any) -> None:
+    street = build_street(3)
+    shop = Shop(street.clock)
+    shop.answers["create"] = (200, {"id": ID, "status": "unknown"})
+    for house in street.houses:
+        house.upstream.dialect = house.upstream.session = shop
+    async with street.running():
+        submitting = street.houses[0]
+        submitter = Submitter(submitting.pool, submitting.journal)
+        await submitter.submit(submitting.pool.upstream("qingbo"), PLAIN)
+        await street.clock.advance(3)
+        if restarted:
+            owner = street.owner(TASK)
+            assert owner is not None
+            owner.journal.lose_lease()
+            street.engine.sweep()
+        await street.clock.advance(30)
+        assert len(shop.polls(ID)) >= 2
+        shop.shows(ID, "processing", 10)
+        await street.clock.advance(15)
+        assert street.owner(TASK) is not None
+        assert street.houses[2].told(TASK)[-1] == ("processing", 10)
 
 
 async def test_the_body_goes_as_it_is(place: Place) -> None:
@@ -293,6 +343,28 @@ async def test_a_failure_the_provider_answers_with_is_not_repeated(place: Place)
     assert place.shop.calls == {"create": 1, "alias": 1}
 
 
+@pytest.mark.parametrize("second", [UpstreamUnreachable("gone"), UpstreamRefused("no", provider_status=400)])
+async def test_what_was_sent_first_leaves_a_doubt_however_the_second_ends(place: Place, second: Any) -> None:
+    place.shop.fails = {"create": [UpstreamTimeout("late"), second]}
+    with pytest.raises(type(second)) as raised:
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), NAMED)
+    assert may_exist(raised.value)
+
+
+async def test_a_task_whose_outcome_is_unknown_is_found_later_by_its_own_id_and_watched(place: Place) -> None:
+    upstream = place.house.pool.upstream("qingbo")
+    async with place.house.running():
+        assert await place.submitter.find_submitted(upstream, PLAIN, NO_DETAILS) is None
+        assert place.shop.calls["alias"] == 0
+        place.shop.fails["alias"] = [UpstreamUnavailable("down")]
+        for _ in range(2):  # then it is not there
+            assert await place.submitter.find_submitted(upstream, NAMED, NO_DETAILS) is None
+        place.shop.known_as_mine = ID
+        assert await place.submitter.find_submitted(upstream, NAMED, NO_DETAILS) == TASK
+        assert place.house.pool.watcher(TASK) is not None
+    assert place.shop.calls["create"] == 0
+
+
 async def test_a_caller_who_leaves_loses_nothing(place: Place) -> None:
     place.shop.gate = asyncio.Event()
     async with place.house.running():
@@ -332,7 +404,7 @@ async def test_a_task_the_journal_cannot_take_in_exists_all_the_same(
 
 
 async def test_an_end_without_its_result_is_not_believed(place: Place) -> None:
-    place.shop.answers["create"] = (200, {"id": ID, "status": "completed"})
+    place.shop.answers["create"] = (200, {"id": ID, "status": "completed", "word": "DONE"})
     async with place.house.running():
         _, event = await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN)
     assert event.state.status is Status.UNKNOWN
@@ -351,6 +423,135 @@ async def test_a_callback_url_adds_the_callback_address_where_the_caller_gave_no
         await place.submitter.submit(place.house.pool.upstream("qingbo"), replace(PLAIN, body=b"my callback"))
     address = b"https://bridge.example/base/v1/callbacks/qingbo/s%2F1"
     assert [one.body for one in place.shop.received[1:]] == [PLAIN.body + address, b"my callback"]
+
+
+OWN = TaskDetails(webhook="https://own.example/cb")
+
+
+class Planner:
+    """Keeps what each recorded state was planned with."""
+
+    def __init__(self) -> None:
+        self.planned: list[tuple[Status, TaskDetails]] = []
+
+    def plan(self, key: TaskKey, previous: State | None, state: State, details: TaskDetails) -> list[Job]:
+        self.planned.append((state.status, details))
+        return []
+
+    def written(self, key: TaskKey, jobs: Any, dropped: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize("forwarded", [True, False])
+async def test_what_the_caller_said_of_the_task_is_known_before_its_first_state(
+    place: Place, *, forwarded: bool
+) -> None:
+    planner = Planner()
+    place.house.journal.planner = planner
+    place.shop.answers["create"] = (200, {"id": ID, "status": "failed"})  # it ends in the answer itself
+    send = place.submitter.forward_submit if forwarded else place.submitter.submit
+    async with place.house.running():
+        await send(place.house.pool.upstream("qingbo"), PLAIN, OWN)
+    assert planner.planned == [(Status.FAILED, OWN)]
+
+
+async def test_an_end_that_was_recorded_before_its_details_were_known_is_reported(place: Place) -> None:
+    late: list[tuple[str, TaskDetails]] = []
+
+    async def ended_before(event: Event, details: TaskDetails) -> None:
+        late.append((event.state.status.value, details))
+
+    place.submitter.ended_before = ended_before
+    async with place.house.running():
+        upstream = place.house.pool.upstream("qingbo")
+        await place.house.pool.show(TASK, seen("failed", task_id=ID), Source.POLL)  # a callback was faster
+        await place.submitter.submit(upstream, PLAIN)
+        assert late == []
+        await place.submitter.submit(upstream, PLAIN, OWN)
+        assert late == [("failed", OWN)]
+        assert place.house.journal.details(TASK) == TaskDetails()
+        other = "task-2"
+        place.shop.answers["create"] = (200, {"id": other})
+        place.shop.shows(other, "processing")
+        await place.submitter.submit(upstream, PLAIN, OWN)
+        place.shop.answers["create"] = (200, {"id": "task-3", "status": "failed"})
+        await place.submitter.submit(upstream, PLAIN, OWN)
+        assert len(late) == 1, "these were recorded with them"
+
+
+async def test_an_end_that_another_bridge_recorded_in_between_is_reported(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[str] = []
+
+    async def ended_before(event: Event, details: TaskDetails) -> None:
+        late.append(event.state.source.value)
+
+    async def none_yet(keys: Any) -> Any:
+        monkeypatch.undo()
+        return [None]
+
+    place.submitter.ended_before = ended_before
+    place.shop.answers["create"] = (200, {"id": ID, "status": "failed"})
+    async with place.house.running():
+        await place.house.pool.show(TASK, seen("failed", task_id=ID), Source.POLL)
+        monkeypatch.setattr(place.house.journal, "latest", none_yet)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN, OWN)
+    assert late == ["poll"]
+
+
+@pytest.mark.parametrize("forwarded", [True, False])
+async def test_of_submits_that_the_provider_answers_with_one_task_each_gets_its_end(
+    place: Place, *, forwarded: bool
+) -> None:
+    planner = Planner()
+    place.house.journal.planner = planner
+    place.shop.shows(ID, "processing")
+    second = TaskDetails(webhook="https://second.example/cb")
+    send = place.submitter.forward_submit if forwarded else place.submitter.submit
+    async with place.house.running():
+        upstream = place.house.pool.upstream("qingbo")
+        for details in (OWN, second, TaskDetails(), OWN):
+            await send(upstream, PLAIN, details)
+        await place.house.pool.show(TASK, seen("failed", task_id=ID), Source.POLL)
+    status, details = planner.planned[-1]
+    assert status is Status.FAILED
+    assert details.webhooks == ("https://own.example/cb", "https://second.example/cb")
+
+
+async def test_what_the_caller_said_outlives_a_journal_that_cannot_be_read(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = place.house.journal
+
+    async def fail(keys: Any) -> Any:
+        raise JournalError("away")
+
+    async with place.house.running():
+        monkeypatch.setattr(journal, "latest", fail)
+        await place.submitter.submit(place.house.pool.upstream("qingbo"), PLAIN, OWN)
+        assert journal.details(TASK) == OWN
+        monkeypatch.undo()
+
+
+async def test_the_callers_own_callback_address_is_replaced_where_we_deliver_to_it() -> None:
+    place = Place(callback_url="https://bridge.example")
+    wanted = replace(PLAIN, body=b"my callback ")
+    other = TaskDetails(webhook="https://other.example")
+    async with place.house.running():
+        upstream = place.house.pool.upstream("qingbo")
+        await place.submitter.submit(upstream, wanted, OWN)
+        assert (place.submitter.has_callback(upstream), place.shop.received.pop().body) == (
+            False,
+            wanted.body,
+        )
+        upstream.callback_secret = "s"
+        assert place.submitter.has_callback(upstream)
+        await place.submitter.submit(upstream, wanted, OWN)
+        address = b"https://bridge.example/v1/callbacks/qingbo/s"
+        assert place.shop.received.pop().body == wanted.body + address
+        await place.submitter.submit(upstream, wanted, other)
+        assert place.shop.received.pop().body == wanted.body, "its receiver gets nothing from us"
 
 
 @pytest.mark.parametrize("called_back", [True, False])

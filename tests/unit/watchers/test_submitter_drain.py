@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bridge.core.details import NO_DETAILS
 from bridge.core.task import Status
 from bridge.dialects.base import Submission
 from bridge.errors import Overloaded, UpstreamUnreachable
@@ -70,7 +71,7 @@ async def test_a_drain_without_submits_ends_at_once(place: Place) -> None:
 async def test_what_was_not_sent_is_not_sent_after_a_stop(place: Place) -> None:
     upstream = place.house.pool.upstream("qingbo")
     async with place.house.running():
-        prepared = place.submitter._prepare(upstream, PLAIN)
+        prepared = place.submitter._prepare(upstream, PLAIN, NO_DETAILS, None, None)
         place.submitter.stop(0)
         with pytest.raises(UpstreamUnreachable, match="nothing was submitted"):
             await place.submitter._submit(prepared)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from bridge.auth.caller import Caller, TokenScope
 from bridge.auth.grants import Grant
 from bridge.core.curve import Curve
+from bridge.core.details import NO_DETAILS, TaskDetails
 from bridge.core.event import Confirmation
 from bridge.core.forecast import GUESS, Ground
 from bridge.core.task import State, TaskKey
@@ -263,3 +265,33 @@ async def test_the_list_has_the_newest_estimate(desk: Desk) -> None:
     ((row,), _) = await desk.rows(ALL)
     assert row["eta_seconds"] == 85.0
     assert (row["eta_at"], row["eta_by"]) == (timestamp(at + 90), timestamp(at + 99))
+
+
+async def test_tags_and_groups_are_shown_open_tasks_and_limit_the_list(desk: Desk) -> None:
+    words = {
+        "one": TaskDetails(tags=("a", "b"), group="g"),
+        "two": TaskDetails(tags=("g",)),
+        "three": NO_DETAILS,
+    }
+    for name, details in words.items():
+        desk.journal.describe(key(name), details)
+        await desk.record(key(name))
+        await desk.clock.advance(10)
+    rows, _ = await desk.rows(ALL)
+    assert [(row.get("tags"), row.get("group")) for row in rows] == [
+        (None, None),
+        (["g"], None),
+        (["a", "b"], "g"),
+    ]
+    listing = desk.listing
+
+    async def named(who: Caller, word: str) -> list[str]:
+        return [row.key.task_id for row in (await listing.of(who, lambda _: True, word))[0]]
+
+    assert await named(ALL, "g") == ["two", "one"]
+    assert await named(ALL, "b") == ["one"]
+    assert await named(ALL, "c") == []
+    by_tag = replace(ALL, tasks=Grant(tags=frozenset({"a"})))
+    assert await desk.refs(by_tag) == ["qingbo/one"]
+    assert await named(by_tag, "g") == ["one"]
+    assert await named(by_tag, "c") == []

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.core.cursor import Cursor, EventId
 from bridge.core.event import Closing, Confirmation, Notice, NoticeCode
 from bridge.core.task import State, TaskKey
 from bridge.wire.document import PLAIN
-from bridge.wire.formats import NdjsonFormat, SseFormat, WebSocketFormat
+from bridge.wire.formats import NdjsonFormat, OpenAiFormat, ProviderFormat, SseFormat, WebSocketFormat
 from bridge.wire.frames import Format, Frames, format_of
 from bridge.wire.sse import Decoder
 from tests.fakes.tasks import TASK, WALL, event, state, video
@@ -177,3 +178,49 @@ def test_newcomers_share_a_document_and_each_has_its_own_wait() -> None:
             assert told["observed_at"] == "2027-01-15T08:01:40.000Z"
     [live] = Decoder().feed(frames.bytes_for(SSE, now=WALL))
     assert orjson.loads(live.data)["observed_at"] < "2027-01-15T08:01"
+
+
+# Groups
+
+counts = st.dictionaries(
+    st.sampled_from(["completed", "failed", "cancelled", "lost"]), st.integers(0, 50_000)
+)
+words = st.from_regex(r"[A-Za-z0-9._:-]{1,64}", fullmatch=True)
+
+
+def test_a_group_that_is_done_has_a_place_in_the_journal() -> None:
+    place = EventId(Cursor("k3f9", 31), "abcd2345")
+    ended = {"completed": 2, "failed": 1}
+    assert MARKED.group_done("g", ended, place) == (
+        b'event: group_done\ndata: {"group":"g","counts":{"completed":2,"failed":1}}\n'
+        b"id: k3f9-31.abcd2345\n\n"
+    )
+    fields = {"group": "g", "counts": ended, "cursor": "k3f9-31.abcd2345"}
+    assert orjson.loads(NDJSON.group_done("g", ended, place)) == {"event": "group_done"} | fields
+    assert orjson.loads(SOCKET.group_done("g", ended, place)) == {"type": "group_done"} | fields
+    openai = format_of(OpenAiFormat, mark="abcd2345").group_done("g", ended, place)
+    assert openai == (
+        b'data: {"type":"group_done","group":"g","counts":{"completed":2,"failed":1}}\n'
+        b"id: k3f9-31.abcd2345\n\n"
+    )
+    assert ProviderFormat(lambda _: None).group_done("g", ended, place) == b""
+
+
+@given(words, counts, st.integers(0, 2**53 - 1))
+def test_every_frame_about_a_group_is_framed_as_all_are(
+    group: str, ended: dict[str, int], offset: int
+) -> None:
+    place = EventId(Cursor("k3f9", offset), "abcd2345")
+    for fmt in (MARKED, format_of(OpenAiFormat, mark="abcd2345")):
+        frame = fmt.group_done(group, ended, place)
+        lines = frame.split(b"\n")
+        assert frame.endswith(b"\n\n")
+        assert sum(line.startswith(b"data: ") for line in lines) == 1
+        assert lines[-3] == b"id: " + str(place).encode(), "the id is not last"
+        [read] = Decoder().feed(frame)
+        assert orjson.loads(read.data).items() >= {"group": group, "counts": ended}.items()
+        assert EventId.parse(read.id or "") == place
+    for fmt in (NDJSON, SOCKET):
+        line = fmt.group_done(group, ended, place)
+        assert line.count(b"\n") == 1
+        assert orjson.loads(line)["counts"] == ended

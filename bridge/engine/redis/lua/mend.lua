@@ -8,7 +8,7 @@ local tries = {
   set = function(key) return redis.pcall('SREM', key, '\0') end,
   stream = function(key) return redis.pcall('XREAD', 'COUNT', 1, 'STREAMS', key, '0') end,
 }
-local numbers = {'v', 'f', 'fs', 'due', 'p', 'at', 'xp', 'called'}
+local numbers = {'v', 'f', 'fs', 'due', 'p', 'at', 'xp', 'called', 'gone'}
 local function wrong(kind, key)
   local answer = tries[kind == 'record' and 'hash' or kind](key)
   if type(answer) == 'table' and answer.err then return true end

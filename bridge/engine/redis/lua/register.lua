@@ -8,7 +8,7 @@ local offset = append(KEYS[1], KEYS[2], ARGV[6], now, 'r', task, 'x', ARGV[4])
 call('HSET', key, 'x', ARGV[4], 'l', cmsgpack.pack(names))
 if old[1] then
   local place = '\0' .. string.format('%016.0f', tonumber(old[1])) .. '\0' .. task
-  for _, name in ipairs(old[2] and cmsgpack.unpack(old[2]) or {}) do call('ZREM', KEYS[7], name .. place) end
+  unlist(KEYS[7], nil, nil, task, old[1], old[2], false)
   for _, name in ipairs(names) do call('ZADD', KEYS[7], 0, name .. place) end
 end
 if ARGV[5] == '1' then tail(KEYS[1], KEYS[8], task, now, true) end

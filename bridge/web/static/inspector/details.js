@@ -6,14 +6,16 @@ import { renderOutputs, tickOutputs } from "./outputs.js";
 import { statusText } from "./table.js";
 
 /** @returns The rows of the fact list: name and value. */
-function facts(state, first) {
+function facts(state, listed) {
   return [
+    ["Tags", listed?.tags?.join(", ")],
+    ["Group", listed?.group],
     ["Provider status", state.upstream_status],
     ["Model", state.model],
     ["Action", state.action],
     ["Client id", state.alias],
     ["Queue position", state.queue_position === null ? null : String(state.queue_position)],
-    ["First seen", dateTime(first)],
+    ["First seen", dateTime(listed?.first_seen_at)],
     ["Created", dateTime(state.created_at)],
     ["Completed", dateTime(state.completed_at)],
     ["Cost", state.cost ? `${state.cost.credits_used ?? state.cost.credits_estimated} credits${state.cost.credits_used === null ? " (estimate)" : ""}` : null],
@@ -67,7 +69,7 @@ export class Details {
     show(byId("outputs-section"), Boolean(state?.outputs.length));
     const before = this.rendered?.task === task.ref ? JSON.stringify(this.rendered.outputs) : null;
     if (state && JSON.stringify(state.outputs) !== before) renderOutputs(byId("outputs"), state); // unchanged outputs stay, so that a video keeps playing
-    byId("facts").replaceChildren(...(state ? facts(state, task.listed?.first_seen_at).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]) : []));
+    byId("facts").replaceChildren(...(state ? facts(state, task.listed).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]) : []));
   }
 
   renderTimeline(states) {

@@ -17,6 +17,7 @@ import { Table, statusText } from "./table.js";
 import { makeTabs } from "./tabs.js";
 import { Tasks } from "./tasks.js";
 import { Upstreams } from "./upstreams.js";
+import { Webhooks } from "./webhooks.js";
 
 const LISTING_MS = 2000;
 const HISTORY_TIMEOUT_MS = 1500;
@@ -34,6 +35,7 @@ class Page {
     this.regroupedAt = -Infinity;
     this.hidden = false;
     this.etag = null;
+    this.word = ""; // the tag or group that the list is limited to
     this.phase = "idle";
     this.admitted = false; // whether the bridge has accepted the user; no other request is sent before
     this.about = { caller: { scopes: [], submits: [] }, bridge: { keepalive_seconds: 15, max_tasks_per_connection: MAX_FOLLOWED } };
@@ -45,6 +47,7 @@ class Page {
     this.details = new Details();
     this.frames = new Frames();
     this.plots = new Plots();
+    this.webhooks = new Webhooks();
     this.upstreams = new Upstreams((message) => this.announce(message));
     this.submit = new Submit((ref) => this.follow([ref], { select: true }));
     this.drawing = false;
@@ -58,6 +61,10 @@ class Page {
   }
 
   listen() {
+    byId("filter-form").addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.filter(byId("filter").value.trim());
+    });
     byId("watch-form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.watchTyped();
@@ -83,7 +90,10 @@ class Page {
       button.addEventListener("click", () => copy(byId(button.dataset.copies).textContent, byId(button.dataset.copies), button));
     }
     for (const choice of document.querySelectorAll("[name=code-of]")) choice.addEventListener("change", () => this.draw());
-    makeTabs(byId("tabs"), (panel) => this.plots.run(panel === "panel-bridge"));
+    makeTabs(byId("tabs"), (panel) => {
+      this.plots.run(panel === "panel-bridge");
+      this.webhooks.run(panel === "panel-webhooks");
+    });
     makeSelfTest(() => ({ keepalive: this.about.bridge.keepalive_seconds, task: this.selected ?? this.tasks.rows[0]?.ref ?? null }));
     addEventListener("hashchange", () => this.readAddress());
     document.addEventListener("visibilitychange", () => this.showOrHide());
@@ -179,10 +189,13 @@ class Page {
 
   /** Lists the newest tasks, the upstreams and the user's permissions: the first request of all. */
   async list() {
+    const word = this.word;
     try {
-      const response = await request("inspector/tasks", { headers: this.etag ? { "If-None-Match": this.etag } : {} });
-      if (response.status === 200) {
-        this.take(await response.json());
+      const response = await request(`inspector/tasks${word ? `?word=${encodeURIComponent(word)}` : ""}`, { headers: this.etag ? { "If-None-Match": this.etag } : {} });
+      const listing = response.status === 200 ? await response.json() : null;
+      if (word !== this.word) return; // the list of the word typed since is on its way
+      if (listing) {
+        this.take(listing);
         this.etag = response.headers.get("ETag");
       }
       this.requestToken(false);
@@ -190,11 +203,24 @@ class Page {
       this.selectNewest();
       this.regroup();
     } catch (error) {
+      if (word !== this.word) return;
       if (error instanceof Problem && error.status === 401) this.requestToken(true, error.message);
       else if (error instanceof Problem && error.permanent) this.showProblem(error.message);
       else if (!this.admitted) this.setPhase("waiting", LISTING_MS / 1000);
     }
     this.draw();
+  }
+
+  /** Lists only what has this tag or is in this group; empty for all. */
+  filter(word) {
+    this.word = word;
+    show(byId("empty-all"), !word);
+    show(byId("empty-filtered"), Boolean(word));
+    setText(byId("empty-word"), word);
+    this.etag = null;
+    this.tasks.clearListed();
+    this.showProblem("");
+    void this.list();
   }
 
   take(listing) {
@@ -206,6 +232,7 @@ class Page {
     if (selected && selected.shown.changed_at !== seen && selected.shown === selected.listed) this.readHistory(selected.ref);
     this.upstreams.render(listing.upstreams);
     this.submit.render(listing.caller.submits);
+    show(byId("tab-webhooks"), listing.caller.scopes.includes("admin"));
     show(byId("more"), listing.more);
     show(byId("docs-link"), listing.bridge.documents);
   }

@@ -1,12 +1,16 @@
-/** Results and their previews. Their URLs come from the provider and are not trusted. */
+/**
+ * Results and their previews. They come through the bridge, which has the provider's key and the copies; where it cannot
+ * get one, from the provider's URL, which is not trusted.
+ */
 
-import { json } from "./api.js";
+import { json, token } from "./api.js";
 import { make, setText } from "./dom.js";
 import { bytes, duration } from "./format.js";
-import { taskPath } from "./links.js";
+import { BASE, taskPath } from "./links.js";
 
 const LOOPBACK = /^(localhost|127(\.\d+){3}|\[::1\])$/;
 const LOAD_SECONDS = 20; // a player without a first frame after that is replaced by a sentence
+const TICKET_SECONDS = 900; // the longest: a player asks for parts of the file for as long as it is open
 const SHOWABLE = /^data:(image|video|audio)\/[\w.+-]+;base64,/;
 
 /** Returns the URL if it is http or https, else null: `javascript:` and other schemes are never followed. */
@@ -29,7 +33,9 @@ function loadsWithoutClick(address) {
 }
 
 export function renderOutputs(list, state) {
-  list.replaceChildren(...state.outputs.map((output, index) => card(state, output, index)));
+  let issued; // one ticket for all of them
+  const ticket = () => (issued ??= token.value ? newTicket(state.task) : null);
+  list.replaceChildren(...state.outputs.map((output, index) => card(state, output, index, ticket)));
 }
 
 /** Updates the remaining validity of links. */
@@ -37,19 +43,44 @@ export function tickOutputs(list) {
   for (const node of list.querySelectorAll("[data-expires]")) setText(node, expiry(node.dataset.expires));
 }
 
-function card(state, output, index) {
+function card(state, output, index, ticket) {
   const address = output.url ? webAddress(output.url) : null;
   const frame = make("div.preview");
-  if (address) previewAddress(frame, output.type, address);
-  else if (output.bytes) previewBytes(frame, state, output, index);
-  else show(frame, make("span.muted", {}, output.type));
+  if (output.bytes && !output.stored_url) previewBytes(frame, state, output, index);
+  else if (output.type === "file" || (output.url && !address)) show(frame, make("span.muted", {}, output.type));
+  else previewFile(frame, output.type, address, () => fileAddress(state.task, index, ticket));
   return make("li.output", {}, frame, make("div.facts", {}, name(output, address), facts(output)));
 }
 
-function previewAddress(frame, type, address) {
-  if (type === "file") show(frame, make("span.muted", {}, "file"));
-  else if (loadsWithoutClick(address)) show(frame, media(type, address.href));
-  else showOnClick(frame, `Load this ${type} from ${address.host}`, () => media(type, address.href));
+/** A player for the file as the bridge sends it; where it cannot, for the provider's URL. */
+async function previewFile(frame, type, address, fromBridge) {
+  const fromProvider = () => {
+    if (!address) return sentence(type, null);
+    if (loadsWithoutClick(address)) return media(type, address.href);
+    const place = make("div");
+    showOnClick(place, `Load this ${type} from ${address.host}`, () => media(type, address.href));
+    return place;
+  };
+  show(frame, make("span.muted", {}, type));
+  try {
+    show(frame, media(type, await fromBridge(), fromProvider));
+  } catch {
+    show(frame, fromProvider()); // no ticket, such as without a `ticket_secret`
+  }
+}
+
+async function fileAddress(task, index, ticket) {
+  const address = new URL(taskPath(task, `/outputs/${index}`), BASE);
+  const credential = await ticket();
+  if (credential) address.searchParams.set("ticket", credential);
+  return address.href;
+}
+
+/** An element sends no headers, so a short-lived ticket replaces the token, as for a WebSocket. */
+async function newTicket(task) {
+  const body = JSON.stringify({ tasks: [task], seconds: TICKET_SECONDS });
+  const headers = { "Content-Type": "application/json" };
+  return (await json("v1/tickets", { method: "POST", body, headers })).ticket;
 }
 
 /** Content inside the provider's response; loaded on request, since it may be large. */
@@ -77,37 +108,37 @@ function show(frame, node) {
   frame.replaceChildren(node);
 }
 
-/** A player or an image; where it cannot be loaded, a sentence and the link. */
-function media(type, url) {
+/** A player or an image; where it cannot be loaded, what `instead` returns: a sentence and the link, unless given. */
+function media(type, url, instead = () => sentence(type, url)) {
   const kind = { audio, video }[type] ?? picture;
-  return kind(type, url);
+  return kind(type, url, instead);
 }
 
-function picture(type, url) {
+function picture(type, url, instead) {
   const image = make("img", { src: url, alt: `Result: ${type}`, loading: "lazy", decoding: "async", referrerpolicy: "no-referrer" });
-  return orSentence(image, "load", type, url, () => sentence(type, url));
+  return orInstead(image, "load", instead);
 }
 
-function video(type, url) {
+function video(type, url, instead) {
   const player = make("video", { controls: true, preload: "metadata", playsinline: true, src: url, "aria-label": "Result: video" });
   // Some providers return animated images as videos.
-  return orSentence(player, "loadedmetadata", type, url, () => picture(type, url));
+  return orInstead(player, "loadedmetadata", () => picture(type, url, instead), instead);
 }
 
-function audio(type, url) {
+function audio(type, url, instead) {
   const player = make("audio", { controls: true, preload: "metadata", src: url, "aria-label": "Result: audio" });
-  return orSentence(player, "loadedmetadata", type, url, () => sentence(type, url));
+  return orInstead(player, "loadedmetadata", instead);
 }
 
 /** Replaces an element that failed, or that shows nothing for too long: a black player explains nothing. */
-function orSentence(element, loaded, type, url, instead) {
+function orInstead(element, loaded, afterError, afterSilence = afterError) {
   const finish = (replacement) => {
     clearTimeout(timer);
     if (replacement) element.replaceWith(replacement());
   };
-  const timer = setTimeout(() => element.isConnected && element.loading !== "lazy" && finish(() => sentence(type, url)), LOAD_SECONDS * 1000);
+  const timer = setTimeout(() => element.isConnected && element.loading !== "lazy" && finish(afterSilence), LOAD_SECONDS * 1000);
   element.addEventListener(loaded, () => finish(null), { once: true });
-  element.addEventListener("error", () => finish(instead), { once: true });
+  element.addEventListener("error", () => finish(afterError), { once: true });
   return element;
 }
 
@@ -132,6 +163,7 @@ function facts(output) {
   const parts = [output.type];
   if (output.width && output.height) parts.push(`${output.width} × ${output.height}`);
   if (output.duration_seconds) parts.push(duration(output.duration_seconds));
+  if (output.stored_url) parts.push("stored copy");
   const line = make("span.muted", {}, parts.join(" · "));
   if (output.expires_at) line.append(" · ", make("span", { data: { expires: output.expires_at } }, expiry(output.expires_at)));
   return line;

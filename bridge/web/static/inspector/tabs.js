@@ -17,11 +17,12 @@ export function makeTabs(list, shown) {
   const step = { ArrowRight: 1, ArrowLeft: -1 };
   list.addEventListener("click", ({ target }) => target.closest("[role=tab]") && open(target.closest("[role=tab]")));
   list.addEventListener("keydown", (event) => {
-    const index = tabs.indexOf(document.activeElement);
-    const next = { Home: 0, End: tabs.length - 1 }[event.key] ?? (event.key in step ? index + step[event.key] : null);
+    const offered = tabs.filter((tab) => !tab.hidden);
+    const index = offered.indexOf(document.activeElement);
+    const next = { Home: 0, End: offered.length - 1 }[event.key] ?? (event.key in step ? index + step[event.key] : null);
     if (next === null || index < 0) return;
     event.preventDefault();
-    const tab = tabs[(next + tabs.length) % tabs.length];
+    const tab = offered[(next + offered.length) % offered.length];
     tab.focus();
     open(tab);
   });

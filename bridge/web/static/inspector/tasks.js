@@ -127,6 +127,11 @@ export class Tasks {
     if (notice.code === "task_not_found") task.problem = notice.message;
   }
 
+  /** Removes what the user does not watch: the next list is of other tasks. */
+  clearListed() {
+    for (const task of [...this.byRef.values()]) if (!task.followed) this.byRef.delete(task.ref);
+  }
+
   /** Applies the bridge's list. What has ended stays, up to a limit; other tasks that are neither listed nor watched are removed. */
   list(rows, keep) {
     const refs = new Set(rows.map((row) => row.task));

@@ -233,7 +233,10 @@ async def test_a_table_that_cannot_be_used_stops_no_state(
             await journal.tidy()
             await journal.append(TASK, state())
         assert journal.usable
-    assert [record.message for record in caplog.records] == ["learned run times not stored"]
+    assert [record.message for record in caplog.records] == [
+        "learned run times not stored",
+        "journal retention stopped",
+    ]
 
 
 # Several workers on the same file

@@ -126,9 +126,10 @@ async def test_records_and_history_come_back_and_the_epoch_stays(tmp_path: Path)
             record._replace(**ended) for record in records
         ]
         assert second.store.history(TASK, 0, now=second.time.now) == history
-        listed = second.store.listing("qingbo", tag="x", limit=9, now=second.time.now)
-        assert listed == [(records[0].first_seen, TASK)]
-        assert [key for _, key in second.store.listing("qingbo", limit=9, now=0)] == [TASK, OTHER, THEIRS]
+        listed = second.store.listing("qingbo", "-", tag="x", limit=9, now=second.time.now)
+        assert listed == [(records[0].first_seen, TASK, records[0].details)]
+        listed = second.store.listing("qingbo", "-", limit=9, now=0)
+        assert [one.key for one in listed] == [OTHER, TASK]
         assert second.store.newest("qingbo", "-", final=False, limit=9, now=0) == [TASK]
         assert second.store.newest("qingbo", "-", final=True, limit=9, now=0) == [OTHER]
         offset = await second.record(TASK, 3, state("processing", 60.0))

@@ -1,4 +1,4 @@
-"""Webhooks (callbacks) of providers: a callback triggers a poll and is trusted no further."""
+"""Callbacks of providers: a callback triggers a poll and is trusted no further."""
 
 from __future__ import annotations
 

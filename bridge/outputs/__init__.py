@@ -1,0 +1,1 @@
+"""Files of results: read from providers, copied, and served."""

@@ -1,0 +1,1 @@
+"""What callers spent, and what they may spend a day."""

@@ -63,8 +63,12 @@ class TaskDetails(NamedTuple):
         )
 
     def replaced(self, other: TaskDetails) -> TaskDetails:
-        """With what is registered now: tags and group are those of `other`, also without any."""
-        return self.joined(other)._replace(tags=other.tags, group=other.group)
+        """With what is registered now: tags and group are those of `other`, also without any.
+
+        The same, with its `since`, if that says nothing new: a client that comes again has seen the task.
+        """
+        replaced = self.joined(other)._replace(tags=other.tags, group=other.group, since=self.since)
+        return self if replaced == self else replaced._replace(since=0)
 
     def encode(self) -> bytes:
         """As JSON, without what is not set."""

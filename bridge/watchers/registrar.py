@@ -133,7 +133,8 @@ class Registrar:
         key = known.key
         (before,) = await self._journal.details_of([key])
         now = before.replaced(details)
-        await self._journal.register(key, now)
+        if now != before:
+            await self._journal.register(key, now)
         if not known.state.status.final:
             self._pool.keep_registered(key, details.deadline_seconds)
         if details.webhook is None or details.webhook in before.webhooks:

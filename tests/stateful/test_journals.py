@@ -364,6 +364,14 @@ class Journals(RuleBasedStateMachine):
         assert await journal.details_of(every) == recorded
         told = [index.known.get(key, NO_DETAILS) for key in every]
         assert told == recorded
+        never_ended = [
+            key
+            for key, task in self.tasks.items()
+            if not any(known.status.final for _, known in task.events)
+        ]
+        assert [journal.details(key) for key in never_ended] == [
+            self.tasks[key].details for key in never_ended
+        ]
         is_open = [key for key, task in self.tasks.items() if not task.status.final]
         assert [event.key for event in await journal.unfinished()] == is_open
         lost = [key for key, task in self.tasks.items() if task.status is Status.LOST]

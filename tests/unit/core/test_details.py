@@ -46,3 +46,12 @@ def test_of_several_submits_all_is_kept_and_of_too_many_addresses_the_newest() -
     for number in range(MAX_WEBHOOKS + 2):
         details = details.joined(TaskDetails(str(number)))
     assert details.webhooks == tuple(map(str, range(2, MAX_WEBHOOKS + 2)))
+
+
+def test_words_that_say_nothing_new_keep_since_when_they_count() -> None:
+    """A client that comes again with its cursor is not sent the task once more."""
+    known = FULL._replace(since=7)
+    assert known.replaced(TaskDetails(tags=("x", "y"), group="album")) is known
+    assert known.replaced(FULL) is known
+    assert known.replaced(TaskDetails(tags=("x",), group="album")).since == 0
+    assert known.replaced(TaskDetails("https://new.test", ("x", "y"), "album")).since == 0

@@ -74,9 +74,12 @@ def timestamp(seconds: float | None) -> str | None:
         return None
     try:
         whole, milliseconds = divmod(round(seconds * 1000), 1000)
-        return f"{_second(whole)}.{milliseconds:03d}Z"
+        return _second(whole) + _MILLISECONDS[milliseconds]
     except (OverflowError, ValueError, OSError):
         return None
+
+
+_MILLISECONDS = [f".{number:03d}Z" for number in range(1000)]
 
 
 @lru_cache(1024)
@@ -109,51 +112,70 @@ def _number(value: float | None) -> float | int | None:
     return int(value) if value is not None and value == int(value) else value
 
 
-_EXPRESSIONS = {
-    Write.PLAIN: "state.{0}",
-    Write.NUMBER: "_number(state.{0})",
-    Write.TIME: "timestamp(state.{0})",
-    Write.LEFT: "None if eta_at is None else seconds_left(eta_at, now)",
-    Write.ETA: "None if {0} is None else timestamp({0})",
-    Write.CHANGED: "(changed_at := timestamp(state.{0}))",
+_VALUES = {
+    Write.PLAIN: "value",
+    Write.NUMBER: "_number(value)",
+    Write.TIME: "timestamp(value)",
+    Write.ETA: "timestamp(value)",
+    Write.CHANGED: "timestamp(value)",
     # mostly the same instant, and a timestamp costs more than all the plain fields together
-    Write.OBSERVED: "changed_at if observed == state.changed_at else timestamp(observed)",
-    Write.OUTPUTS: "[_output(output, include) for output in state.{0}]",
-    Write.FAILURE: 'None if state.{0} is None else {{"code": state.{0}.code, "message": state.{0}.message}}',
-    Write.CURSOR: "str(event.cursor)",
-    Write.RAW: "_raw(state) if include.raw else None",
+    Write.OBSERVED: 'fields["changed_at"] if value == state.changed_at else timestamp(value)',
+    Write.OUTPUTS: "[_output(output, include) for output in value]",
+    Write.FAILURE: '{"code": value.code, "message": value.message}',
 }
-_KEY = {"task": "key.ref", "upstream": "key.upstream", "task_id": "key.task_id"}
+_OF_CONFIRMATION = (Write.ETA, Write.OBSERVED)
+_SET = {
+    "task": "key.ref",
+    "upstream": "key.upstream",
+    "task_id": "key.task_id",
+    "cursor": "str(event.cursor)",
+}
 
 
 def _written() -> Iterator[str]:
-    """One line of a dict display per key of the document, in the order of the table."""
+    """Sets what is known in a copy of `_BLANK`, in the order of the table."""
     cost = [row.name for row in FIELDS if row.write is Write.COST]
-    unknown = " and ".join(f"state.{name} is None" for name in cost)
-    known = ", ".join(f'"{name}": state.{name}' for name in cost)
     for row in FIELDS:
-        if row.write is Write.COST:
+        key = f'fields["{row.name}"]'
+        if row.name in _SET:
+            yield f"{key} = {_SET[row.name]}"
+        elif row.write is Write.COST:
             if row.name == cost[0]:
-                yield f'"cost": None if {unknown} else {{{known}}},'
+                known = ", ".join(f'"{name}": state.{name}' for name in cost)
+                yield f"if {' or '.join(f'state.{name} is not None' for name in cost)}:"
+                yield f'    fields["cost"] = {{{known}}}'
+        elif row.write is Write.LEFT:
+            yield f"if eta_at is not None: {key} = seconds_left(eta_at, now)"
+        elif row.write is Write.RAW:
+            yield f"if include.raw: {key} = _raw(state)"
+        elif row.write is Write.OUTPUTS:
+            yield f"value = state.{row.name}"
+            yield f"{key} = {_VALUES[row.write]} if value else []"
         else:
-            value = _KEY[row.name] if row.write is Write.KEY else _EXPRESSIONS[row.write].format(row.name)
-            yield f'"{row.name}": {value},'
+            yield f"value = {row.name}" if row.write in _OF_CONFIRMATION else f"value = state.{row.name}"
+            yield f"if value is not None: {key} = {_VALUES[row.write]}"
 
 
+def _blank() -> dict[str, Any]:
+    """The document of which nothing is known, with its keys in the order of the table."""
+    return {"cost" if row.write is Write.COST else row.name: None for row in FIELDS}
+
+
+# Set in a copy: most fields of most states are unknown, and a display of so many keys is built from two.
 _fields: Callable[[Event, Include, float, Confirmation | None], dict[str, Any]] = generate(
     "_fields(event, include, now, confirmation)",
     [
-        "state, key = event.state, event.key",
+        "state, key, fields = event.state, event.key, _BLANK.copy()",
         "if confirmation is None or state.status.final:",  # a late one says nothing about an end
-        "    observed, eta_at, eta_by = state.observed_at, state.eta_at, state.eta_by",
+        "    observed_at, eta_at, eta_by = state.observed_at, state.eta_at, state.eta_by",
         "else:",
-        "    observed, eta_at, eta_by = confirmation",
-        "    observed = max(observed, state.observed_at)",  # the clock may have been set
-        "return {",
-        *(f"    {line}" for line in _written()),
-        "}",
+        "    observed_at, eta_at, eta_by = confirmation",
+        "    observed_at = max(observed_at, state.observed_at)",  # the clock may have been set
+        *_written(),
+        "return fields",
     ],
     {
+        "_BLANK": _blank(),
         "timestamp": timestamp,
         "seconds_left": seconds_left,
         "_number": _number,

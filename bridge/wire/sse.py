@@ -26,6 +26,7 @@ EVENT_ID = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 EVENT_NAME = re.compile(r"[a-z_]+(?:\.[a-z_]+)*")
 
 _BOM = b"\xef\xbb\xbf"
+_LF, _CR = b"\n\r"  # numbers: to find bytes in bytes takes twice as long
 # More milliseconds than any client waits; int() raises an error of its own for thousands of digits.
 _RETRY_DIGITS = 15
 
@@ -178,20 +179,20 @@ def encode(
         ValueError: A value would break the frame, or is not allowed by the contract.
     """
     # Values are checked, because a line break in one would let a provider inject fields into the stream.
-    head, tail = "", ""
+    head = tail = b""
     if retry is not None:
         if retry < 0:
             raise ValueError(f"not a number of milliseconds: {retry}")
-        head = f"retry: {retry:d}\n"
+        head = b"retry: %d\n" % retry
     if event is not None:
         if not EVENT_NAME.fullmatch(event):
             raise ValueError(f"not an event name: {event[:80]!r}")
-        head += f"event: {event}\n"
+        head += b"event: %b\n" % event.encode("ascii")
     if id is not None:
         if not EVENT_ID.fullmatch(id):
             raise ValueError(f"not an event id: {id[:140]!r}")
         # Last: some clients take an id as seen once its line is read. Cut off before it, they ask again.
-        tail = f"id: {id}\n"
-    if b"\n" in data or b"\r" in data:
+        tail = b"id: %b\n" % id.encode("ascii")
+    if _LF in data or _CR in data:
         raise ValueError("data contains a line end")
-    return b"%bdata: %b\n%b\n" % (head.encode("ascii"), data, tail.encode("ascii"))
+    return b"".join((head, b"data: ", data, b"\n", tail, b"\n"))

@@ -21,8 +21,9 @@ def dumps(value: Any) -> bytes:
 
 def escaped(text: bytes) -> bytes:
     """JSON text with the line separators of Unicode as escapes; they occur only within its strings."""
-    # Two searches for bytes that few documents hold, before three that copy.
-    if _LEADS[0] in text or _LEADS[1] in text:
+    # Most documents are ASCII, seen eight bytes at a time. Of the others, two searches for bytes that
+    # few of them hold, before three that copy.
+    if not text.isascii() and (_LEADS[0] in text or _LEADS[1] in text):
         for separator, escape in _SEPARATORS.items():
             text = text.replace(separator, escape)
     return text

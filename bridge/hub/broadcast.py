@@ -30,7 +30,7 @@ class Broadcast:
     """Writes the newest event of each changed task, a slice at a time.
 
     Attributes:
-        dirty: Channels with an event not yet written.
+        dirty: Channels with an event not yet written, the newest last.
     """
 
     def __init__(self, connections: Connections, metrics: Metrics, clock: Clock) -> None:
@@ -48,7 +48,8 @@ class Broadcast:
         return self._round is not None
 
     def add(self, channel: Channel[Subscription]) -> None:
-        """Write the newest event of `channel` at the end of this turn of the event loop."""
+        """Write the newest event of `channel`, newer than all others, at the end of this turn."""
+        self.dirty.pop(channel, None)  # the order is that of the events
         self.dirty[channel] = None
         if self._round is None:
             # Not at once: a group commit records many events in one turn, and rule 3 joins them.
@@ -76,30 +77,36 @@ class Broadcast:
         while self.dirty:
             # The round keeps the events it began with. An event recorded during the round waits for the
             # next one: written early, it would overtake older events of other tasks (rule 2).
-            dirty, self.dirty = list(self.dirty), {}
-            if len(dirty) > 1:
-                dirty.sort(key=_channel_offset)
+            dirty, self.dirty = self.dirty, {}
             batch = [(channel, channel.frames) for channel in dirty]
+            alone = len(batch) == 1
             ended: Ended = []
             for channel, frames in batch:
                 if frames is None:
                     continue
                 try:
-                    yield from self._broadcast(channel, frames, ended, alone=len(batch) == 1)
+                    if not self._broadcast_small(channel, frames, ended, alone=alone):
+                        yield from self._broadcast(channel, frames, ended, alone=alone)
+                    elif self._writes_left <= 0:
+                        yield
                 except Exception:
                     logger.exception("unhandled exception in broadcast", extra={"task": channel.key.ref})
                     for audience in channel.audiences:
                         self._put_back(channel, chain.from_iterable(audience.groups.values()), frames)
                 self._done(channel, frames)
-            batched, self._connections.batched = self._connections.batched, {}
-            for subscription, written in batched.items():
-                self._connections.write(subscription, b"".join(written))
-            # Finished tasks close only now: the end frame has to follow everything batched above.
-            for subscription, channel in ended:
-                self._connections.close_task(subscription, channel)
-                self._writes_left -= 1
-                if self._writes_left <= 0:
-                    yield
+            yield from self._end_round(ended)
+
+    def _end_round(self, ended: Ended) -> Generator[None, None, None]:
+        """Write what was batched, then close the tasks that were sent their final state."""
+        batched, self._connections.batched = self._connections.batched, {}
+        for subscription, written in batched.items():
+            self._connections.write(subscription, b"".join(written))
+        # Finished tasks close only now: the end frame has to follow everything batched above.
+        for subscription, channel in ended:
+            self._connections.close_task(subscription, channel)
+            self._writes_left -= 1
+            if self._writes_left <= 0:
+                yield
 
     def wake(self, channel: Channel[Subscription]) -> None:
         """Wake the long-polls of a task whose newest event is not broadcast."""
@@ -121,6 +128,36 @@ class Broadcast:
                 woken += 1
         if self._waking:
             asyncio.get_running_loop().call_soon(self._wake_some)
+
+    def _broadcast_small(
+        self, channel: Channel[Subscription], frames: Frames, ended: Ended, *, alone: bool
+    ) -> bool:
+        """`_broadcast` for most tasks: few subscribers, of one format, none of which needs a second look.
+
+        Hot path: with a viewer or two a task, all that surrounds the writes costs more than they do.
+
+        Returns:
+            False for all other tasks: nothing is written.
+        """
+        if channel.collections or channel.held or len(channel.groups) != 1:
+            return False
+        ((fmt, group),) = channel.groups.items()
+        event = frames.event
+        offset = event.cursor.offset
+        if channel.max_join_offset >= offset or len(group) > self._writes_left or fmt.mark is not None:
+            return False
+        if fmt.stays_open and self._connections.mixed:
+            return False
+        members = list(group)  # who cannot be written to leaves
+        data = frames.bytes_for(fmt, now=self._clock.time())
+        self._writes_left -= len(members)
+        written, skipped = self._write_part(channel, members, offset, data, alone=alone)
+        if event.state.status.final:
+            ended += [(one, channel) for one in members if channel not in one.pending]
+        self._written(
+            channel, frames, {fmt.label: written} if written else {}, {fmt.label: skipped} if skipped else {}
+        )
+        return True
 
     def _broadcast(
         self, channel: Channel[Subscription], frames: Frames, ended: Ended, *, alone: bool
@@ -161,6 +198,16 @@ class Broadcast:
                 conflated[fmt.label] = conflated.get(fmt.label, 0) + skipped
         if channel.held or channel.collections:
             self._connections.reconsider(channel)
+        self._written(channel, frames, sent, conflated)
+
+    def _written(
+        self,
+        channel: Channel[Subscription],
+        frames: Frames,
+        sent: Mapping[str, int],
+        conflated: Mapping[str, int],
+    ) -> None:
+        """Count an event that was written to its subscribers: how many, by delivery."""
         if frames.large:
             self._connections.bound_memory(frames)
         now = self._clock.monotonic()
@@ -359,7 +406,3 @@ def _by_mark(
         if theirs is None:
             theirs = marked[mark] = frames.marked_bytes(same[0].fmt, data)
         yield same, theirs
-
-
-def _channel_offset(channel: Channel[Subscription]) -> int:
-    return channel.offset

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import orjson
 
+from bridge.core.columns import generate
 from bridge.core.task import Failure, Output, Source, State, Status, TaskKey
 from bridge.errors import JournalError
 
@@ -32,9 +34,6 @@ def _classes(hint: Any) -> tuple[type, ...]:
 
 
 _OWN_COLUMN = "raw"  # bytes are not JSON; they have a column of their own
-_STATE_FIELDS = [field.name for field in dataclasses.fields(State) if field.name != _OWN_COLUMN]
-_OUTPUT_FIELDS = [field.name for field in dataclasses.fields(Output)]
-_FAILURE_FIELDS = [field.name for field in dataclasses.fields(Failure)]
 _TYPES = {
     kind: {name: _classes(hint) for name, hint in get_type_hints(kind).items()}
     for kind in (State, Output, Failure)
@@ -48,13 +47,13 @@ def encode(state: State) -> bytes:
     Raises:
         JournalError: It is too large, or holds a value that JSON cannot express.
     """
-    fields = _present(state, _STATE_FIELDS)
+    fields = _of_state(state)
     if state.outputs:
-        fields["outputs"] = [_present(output, _OUTPUT_FIELDS) for output in state.outputs]
+        fields["outputs"] = [_of_output(output) for output in state.outputs]
     else:
         del fields["outputs"]
     if state.error is not None:
-        fields["error"] = _present(state.error, _FAILURE_FIELDS)
+        fields["error"] = _of_failure(state.error)
     if state.result is not None:
         fields["result"] = state.result.decode("utf-8", "surrogateescape")
     document = _dump(fields)
@@ -134,6 +133,14 @@ def _dump(fields: dict[str, Any]) -> bytes:
         raise JournalError(f"the state cannot be encoded: {error}") from error
 
 
-def _present(value: State | Output | Failure, names: list[str]) -> dict[str, Any]:
-    """The fields that are not None; `decode` restores the others as defaults."""
-    return {name: content for name in names if (content := getattr(value, name)) is not None}
+def _present(kind: type) -> Callable[[Any], dict[str, Any]]:
+    """Generate what gives the fields that are not None; `decode` restores the others as defaults."""
+    names = [field.name for field in dataclasses.fields(kind) if field.name != _OWN_COLUMN]
+    body = [f'if (value := one.{name}) is not None: fields["{name}"] = value' for name in names]
+    present: Callable[[Any], dict[str, Any]] = generate(
+        "present(one)", ["fields = {}", *body, "return fields"], {}
+    )
+    return present
+
+
+_of_state, _of_output, _of_failure = _present(State), _present(Output), _present(Failure)

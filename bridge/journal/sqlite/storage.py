@@ -14,9 +14,8 @@ import logging
 import math
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bridge.core.cursor import OFFSET_LIMIT, Cursor
 from bridge.core.details import decode_details
@@ -95,8 +94,7 @@ _LOST = f"""SELECT {_COLUMNS} FROM events e INDEXED BY {LOST_INDEX} JOIN tasks t
     WHERE {IS_LOST} AND e.offset <= ? AND t.newest = e.offset ORDER BY e.offset DESC LIMIT ?"""  # noqa: S608 - built from constants
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A state to be recorded, with the values of its rows."""
 
     key: TaskKey
@@ -142,14 +140,16 @@ def write(
         sqlite3.Error: None is recorded.
     """
     # `executemany` would run one statement per row; see rule 1.
-    rows = list(enumerate(entries, start=head + 1))
-    tasks = [
-        (offset, *entry.names, offset, not entry.state.status.final, time, entry.state.changed_at)
-        for offset, entry in rows
-    ]
-    events = [
-        (offset, *entry.names, entry.observed_at, entry.document, entry.state.raw) for offset, entry in rows
-    ]
+    tasks, events = [], []
+    for offset, entry in enumerate(entries, start=head + 1):
+        state = entry.state
+        # Not `bytes` and `bool`: for each of those, sqlite3 raises and drops an AttributeError while it looks
+        # for an adapter, which takes longer than all else about a value.
+        names = tuple(map(bytearray, entry.names))
+        raw = None if state.raw is None else bytearray(state.raw)
+        opened = 0 if state.status.final else 1
+        tasks.append((offset, *names, offset, opened, time, state.changed_at))
+        events.append((offset, *names, entry.observed_at, bytearray(entry.document), raw))
     with Transaction(connection):
         insert_states(connection, tasks, events)
         if engine_rows:

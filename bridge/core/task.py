@@ -49,7 +49,11 @@ def frozen_for_types(cls: type[Class]) -> type[Class]:
 
 
 class Status(StrEnum):
-    """The status values of the API. A final one never changes again, except `lost`."""
+    """The status values of the API. A final one never changes again, except `lost`.
+
+    Attributes:
+        final: Whether the task has ended.
+    """
 
     QUEUED = "queued"
     PROCESSING = "processing"
@@ -60,14 +64,9 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
     LOST = "lost"
 
-    @property
-    def final(self) -> bool:
-        """Whether the task has ended."""
-        return self in _FINAL
-
-
-# A tuple, not a set: checked for every event, and hashing an enum member is a Python call, comparing is not.
-_FINAL = (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.LOST)
+    def __init__(self, word: str) -> None:
+        # Stored, not a property: read several times for every event.
+        self.final = word in {"completed", "failed", "cancelled", "lost"}
 
 
 class Source(StrEnum):

@@ -45,19 +45,19 @@ class LatestCache:
         Args:
             size: Bytes of the encoded state.
         """
-        # The task may move from the open to the finished ones.
-        self._remove(event.key)
-        final = event.state.status.final
+        self._remove(event.key)  # it may move from the open to the finished ones
         size += OVERHEAD_BYTES
-        (self._final if final else self._open)[event.key] = (event, size)
-        self._count(event, size)
+        self._bytes += size
+        if event.state.status.final:
+            self._final[event.key] = (event, size)
+            self._final_bytes += size
+            while self._final and self._final_bytes > self._max_bytes / FINISHED_SHARE:
+                self._evict(self._final)
+        else:
+            self._open[event.key] = (event, size)
         # Open tasks go last: clients join them at any moment, while a finished task is soon read no more.
-        while self._final and (
-            self._bytes > self._max_bytes or self._final_bytes > self._max_bytes / FINISHED_SHARE
-        ):
-            self._evict(self._final)
-        while self._open and self._bytes > self._max_bytes:
-            self._evict(self._open)
+        while self._bytes > self._max_bytes and (self._final or self._open):
+            self._evict(self._final or self._open)
 
     def forget(self, key: TaskKey, offset: int) -> None:
         """Remove a deleted task, unless it has an event newer than `offset`."""
@@ -69,16 +69,12 @@ class LatestCache:
 
     def _evict(self, events: OrderedDict[TaskKey, tuple[Event, int]]) -> None:
         self.evictions += 1
-        _, (event, freed) = events.popitem(last=False)
-        self._count(event, -freed)
+        self._remove(next(iter(events)))
 
     def _remove(self, key: TaskKey) -> None:
-        for events in (self._open, self._final):
-            entry = events.pop(key, None)
-            if entry is not None:
-                self._count(entry[0], -entry[1])
-
-    def _count(self, event: Event, size: int) -> None:
-        self._bytes += size
-        if event.state.status.final:
-            self._final_bytes += size
+        entry = self._open.pop(key, None)
+        if entry is not None:
+            self._bytes -= entry[1]
+        elif (entry := self._final.pop(key, None)) is not None:
+            self._bytes -= entry[1]
+            self._final_bytes -= entry[1]

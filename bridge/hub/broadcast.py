@@ -149,7 +149,8 @@ class Broadcast:
         if fmt.stays_open and self._connections.mixed:
             return False
         members = list(group)  # who cannot be written to leaves
-        data = frames.bytes_for(fmt, now=self._clock.time())
+        # Not kept: nobody else is sent these very bytes.
+        data = fmt.pack(frames.payload_for(fmt, now=self._clock.time()))
         self._writes_left -= len(members)
         written, skipped = self._write_part(channel, members, offset, data, alone=alone)
         if event.state.status.final:

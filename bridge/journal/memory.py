@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from bridge.clock import Clock
@@ -51,7 +51,8 @@ class MemoryJournal(Feed):
         self._clock = clock
         self._retention = retention_seconds
         self._max_tasks = max_tasks
-        self._tasks: OrderedDict[TaskKey, deque[Event]] = OrderedDict()
+        # Lists, though the oldest go first: an empty deque takes as much memory as all else of an open task.
+        self._tasks: OrderedDict[TaskKey, list[Event]] = OrderedDict()
         # Monotonic seconds of the last append: the clock on the wall may be set while the bridge runs.
         self._appended_at: dict[TaskKey, float] = {}
         self._max_bytes = max_bytes
@@ -80,7 +81,7 @@ class MemoryJournal(Feed):
         if self.planner is not None:
             jobs = self.plan(key, events[-1].state if events else None, state)
         if events is None:
-            events = self._tasks[key] = deque()
+            events = self._tasks[key] = []
             self._first_seen[key], self._places[key] = state.changed_at, self.head
             self._listings.add(key, self.head, None)
         else:
@@ -90,7 +91,7 @@ class MemoryJournal(Feed):
         events.append(event)
         now = self._appended_at[key] = self._clock.monotonic()
         if len(events) > EVENTS_PER_TASK:
-            self._bytes -= _size(events.popleft())
+            self._bytes -= _size(events.pop(0))
         self._listings.change(key, final=state.status.final)
         self._tasks.move_to_end(key)  # the first task is always the one unchanged for longest
         self._forget(now)
@@ -258,7 +259,7 @@ class MemoryJournal(Feed):
     def _forget_oldest_event(self) -> None:
         key = next(iter(self._with_history))
         events = self._tasks[key]
-        self._bytes -= _size(events.popleft())
+        self._bytes -= _size(events.pop(0))
         if len(events) == 1:
             del self._with_history[key]
 

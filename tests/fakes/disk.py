@@ -26,6 +26,7 @@ class Disk:
     def __init__(self) -> None:
         self.turning = threading.Event()
         self.turning.set()
+        self.met = threading.Event()  # a statement has come
         self._failing: tuple[tuple[str, ...], int] | None = None
         self._pages = _PLENTY
         self.synced = 0  # how the newest events were written: 1 NORMAL, 2 FULL
@@ -36,6 +37,7 @@ class Disk:
 
         class Connection(sqlite3.Connection):
             def execute(self, statement: str, values: Any = (), /) -> sqlite3.Cursor:
+                disk.met.set()
                 disk.turning.wait()
                 disk.meet(statement)
                 super().execute(f"PRAGMA max_page_count = {disk._pages}")

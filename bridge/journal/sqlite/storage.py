@@ -38,6 +38,7 @@ MAX_OFFSET = OFFSET_LIMIT // 2
 CURE_ROW = "check the disk; the provider is asked again, so restore a backup only if this state matters"
 
 MAX_REPORTED = 10_000
+COPIED_BYTES = 64 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -146,16 +147,21 @@ def write(
         # Not `bytes` and `bool`: for each of those, sqlite3 raises and drops an AttributeError while it looks
         # for an adapter, which takes longer than all else about a value.
         names = tuple(map(bytearray, entry.names))
-        raw = None if state.raw is None else bytearray(state.raw)
         opened = 0 if state.status.final else 1
+        raw = None if state.raw is None else _unadapted(state.raw)
         tasks.append((offset, *names, offset, opened, time, state.changed_at))
-        events.append((offset, *names, entry.observed_at, bytearray(entry.document), raw))
+        events.append((offset, *names, entry.observed_at, _unadapted(entry.document), raw))
     with Transaction(connection):
         insert_states(connection, tasks, events)
         if engine_rows:
             put_rows(connection, engine_rows)
         if renamed:
             rename(connection, renamed)
+
+
+def _unadapted(value: bytes) -> bytes | bytearray:
+    """The same, as sqlite3 binds it without looking for an adapter, unless it is too large for a copy."""
+    return bytearray(value) if len(value) < COPIED_BYTES else value
 
 
 def insert_states(

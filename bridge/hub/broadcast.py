@@ -149,8 +149,8 @@ class Broadcast:
         if fmt.stays_open and self._connections.mixed:
             return False
         members = list(group)  # who cannot be written to leaves
-        # Not kept: nobody else is sent these very bytes.
-        data = fmt.pack(frames.payload_for(fmt, now=self._clock.time()))
+        # Not kept: few will come and want them, and a task with a viewer is one of thousands.
+        data = fmt.pack(frames.payload_for(fmt, now=self._clock.time(), kept=False))
         self._writes_left -= len(members)
         written, skipped = self._write_part(channel, members, offset, data, alone=alone)
         if event.state.status.final:

@@ -76,7 +76,7 @@ class Amended(NamedTuple):
 
     key: TaskKey
     offset: int
-    document: bytes
+    document: bytes | bytearray
     raw: bytes | None
     rows: Sequence[StoreRow] = ()
 

@@ -102,7 +102,7 @@ class Entry(NamedTuple):
     state: State
     observed_at: float
     names: tuple[bytes, bytes, bytes]
-    document: bytes
+    document: bytes | bytearray
 
     @property
     def size(self) -> int:
@@ -118,7 +118,9 @@ def make_entry(key: TaskKey, state: State, observed_at: float) -> Entry:
     """
     try:
         float(state.changed_at)  # readers of the state compute with it
-        return Entry(key, state, float(observed_at), encode_key(key), encode(state))
+        # A copy also because what orjson returns takes kilobytes more than it holds, and many may wait.
+        document = _unadapted(encode(state))
+        return Entry(key, state, float(observed_at), encode_key(key), document)
     except (OverflowError, TypeError) as error:
         raise JournalError(f"the state cannot be recorded: {error}") from error
 
@@ -150,7 +152,7 @@ def write(
         opened = 0 if state.status.final else 1
         raw = None if state.raw is None else _unadapted(state.raw)
         tasks.append((offset, *names, offset, opened, time, state.changed_at))
-        events.append((offset, *names, entry.observed_at, _unadapted(entry.document), raw))
+        events.append((offset, *names, entry.observed_at, entry.document, raw))
     with Transaction(connection):
         insert_states(connection, tasks, events)
         if engine_rows:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from bridge.core.task import State, TaskKey
@@ -77,3 +79,16 @@ async def test_a_task_keeps_a_bounded_number_of_events() -> None:
     events = await recorded_after(journal, TASK, 0)
     assert len(events) == EVENTS_PER_TASK
     assert events[0].cursor.offset == 11
+
+
+async def test_the_price_of_an_open_task_in_bytes() -> None:
+    journal = MemoryJournal(FakeClock(), retention_seconds=60)
+    keys, known = [TaskKey("qingbo", str(number)) for number in range(2000)], state()
+    tracemalloc.start()
+    try:
+        for key in keys:
+            await journal.append(key, known)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken / len(keys) < 800  # without its key and state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 
 import orjson
 import pytest
@@ -224,3 +225,18 @@ def test_every_frame_about_a_group_is_framed_as_all_are(
         line = fmt.group_done(group, ended, place)
         assert line.count(b"\n") == 1
         assert orjson.loads(line)["counts"] == ended
+
+
+def test_a_kept_document_takes_no_more_memory_than_it_is_long() -> None:
+    """What orjson returns takes kilobytes, however short it is."""
+    fmt = format_of(SseFormat)
+    kept = [Frames(event(offset, state(progress=offset))) for offset in range(1, 101)]
+    tracemalloc.start()
+    try:
+        for frames in kept:
+            frames.payload_for(fmt, now=WALL)
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    longest = max(len(frames.payload_for(fmt, now=WALL)) for frames in kept)
+    assert taken / len(kept) < longest + 600  # the dictionary that it is in

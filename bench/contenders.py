@@ -47,6 +47,7 @@ class Server:
 
     Args:
         trigger: Options of the load generator for publishing.
+        stateless: A new stream gets no state before the next change.
         provider: Control port of the provider, if there is one.
     """
 
@@ -58,6 +59,7 @@ class Server:
     websocket: bool = False
     item: str | None = None
     protocol: str | None = None
+    stateless: bool = False
     provider: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -77,6 +79,7 @@ class Load:
         command += ["--item", server.item] if server.item else []
         command += ["--websocket", "1"] if server.websocket else []
         command += ["--protocol", server.protocol] if server.protocol else []
+        command += ["--stateless", "1"] if server.stateless else []
         self.process = start([*command, *server.trigger], core=LOAD_CORE, stdin=subprocess.PIPE)
         self._rest = b""
 
@@ -221,62 +224,11 @@ def naive(*, tasks: int = 1) -> Iterator[Server]:
     words = [sys.executable, "-m", "bench.peers.naive", str(port), str(control), str(tasks)]
     process = start(words, core=SERVER_CORE)
     try:
-        _reachable(control)
-        _reachable(port)
+        reachable(control)
+        reachable(port)
         yield Server("naive sse-starlette", port, process, "/t%d", ["--trigger-port", str(control)])
     finally:
         end(process)
-
-
-@contextmanager
-def nchan(*, websocket: bool = False, publishers: int = 1) -> Iterator[Server]:
-    """Run nginx with nchan; the load generator publishes over HTTP, as a bridge behind it would.
-
-    Raises:
-        NotInstalled: nchan is not installed.
-    """
-    modules = machine.nchan_modules()
-    if modules is None:
-        raise NotInstalled("nchan is not installed")
-    with tempfile.TemporaryDirectory() as folder:
-        port = machine.free_port()
-        limit_of = machine.descriptor_limit()
-        words = {
-            "modules": modules,
-            "folder": folder,
-            "port": port,
-            "user": "root" if os.getuid() == 0 else "nobody",
-        }
-        words |= {"descriptors": limit_of, "connections": limit_of - 100}
-        text = (ROOT / "bench/peers/nchan.conf").read_text()
-        for word, value in words.items():
-            text = text.replace("{" + word + "}", str(value))
-        Path(folder, "nginx.conf").write_text(text)
-        Path(folder, "state").write_bytes(document("t0", token(0)))
-        process = start(
-            ["nginx", "-c", f"{folder}/nginx.conf", "-p", folder, "-e", f"{folder}/error.log"],
-            core=SERVER_CORE,
-        )
-        try:
-            _reachable(port)
-            trigger = [
-                "--trigger-port",
-                str(port),
-                "--trigger-path",
-                "/pub/t%d",
-                "--template",
-                f"{folder}/state",
-            ]
-            yield Server(
-                "nchan",
-                port,
-                process,
-                "/ws/t%d" if websocket else "/sse/t%d",
-                [*trigger, "--trigger-conns", str(publishers)],
-                websocket,
-            )
-        finally:
-            end(process)
 
 
 def ask_provider(control: int, word: str) -> dict[str, Any]:
@@ -374,7 +326,7 @@ def _expect(process: subprocess.Popen[bytes], word: str) -> None:
         raise Failed(f"did not start: {word}")
 
 
-def _reachable(port: int) -> None:
+def reachable(port: int) -> None:
     until = time.monotonic_ns() + int(START_SECONDS * 1e9)
     while time.monotonic_ns() < until:
         try:

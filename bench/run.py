@@ -17,11 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import machine, report
+from bench import hubs, machine, report
 from bench.contenders import BUILD, LOAD_CORE, ROOT, Failed, build
 from bench.scenarios import FULL, SCENARIOS, TINY, Sizes
 
-HOW_TO_NCHAN = "nchan is not installed and is skipped: apt-get install nginx-light libnginx-mod-nchan"
 CYCLES = {"idle": 1, "slow": 3}  # idle memory varies little, and the scenario includes three rounds of churn
 
 
@@ -29,10 +28,10 @@ def main(words: list[str] | None = None) -> int:
     """Run the scenarios given on the command line."""
     config = _parsed(words)
     build()
+    for line in hubs.missing():  # before this process is bound to a core: it may build one
+        _say(line)
     if (os.cpu_count() or 1) > LOAD_CORE:
         os.sched_setaffinity(0, {LOAD_CORE})
-    if machine.nchan_modules() is None:
-        print(HOW_TO_NCHAN, flush=True)
     sizes = TINY if config.tiny else FULL
     path = config.results or BUILD / ("tiny.json" if config.tiny else "results.json")
     results: dict[str, Any] = {}

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,13 +33,13 @@ from bench.contenders import (
     limit,
     loading,
     naive,
-    nchan,
     ours,
     providing,
     read_line,
     start,
     streaming,
 )
+from bench.hubs import centrifugo, mercure, nchan
 from bench.observers import Histograms, LatencyProbe, MemoryPeaks, metric, quantile
 
 Row = tuple[str, dict[str, Any]]
@@ -94,6 +95,18 @@ TINY = Sizes(
 )
 
 
+# Without Mercure: it has no WebSockets.
+HUBS_SSE: list[tuple[str, Make]] = [
+    ("nchan SSE", nchan),
+    ("Centrifugo SSE", centrifugo),
+    ("Mercure SSE", mercure),
+]
+HUBS_WEBSOCKET: list[tuple[str, Make]] = [
+    ("nchan WebSocket", lambda: nchan(websocket=True)),
+    ("Centrifugo WebSocket", lambda: centrifugo(websocket=True)),
+]
+
+
 def fanout(sizes: Sizes) -> Iterator[Row]:
     """One task, all viewers: the next state is published when all have received the last one."""
     for viewers, rounds in ((sizes.few, sizes.few_rounds), (sizes.many, sizes.many_rounds)):
@@ -103,11 +116,11 @@ def fanout(sizes: Sizes) -> Iterator[Row]:
             ("ours SSE", ours),
             ("ours SSE, memory journal", lambda: ours(memory=True)),
             ("C limit SSE", limit),
-            ("nchan SSE", nchan),
+            *HUBS_SSE,
             ("naive SSE", naive),
             ("ours WebSocket", lambda: ours(websocket=True)),
             ("C limit WebSocket", lambda: limit(websocket=True)),
-            ("nchan WebSocket", lambda: nchan(websocket=True)),
+            *HUBS_WEBSOCKET,
         ]
         for name, make in makes:
             yield from _locked(f"{name}, {viewers:,}", make, viewers, rounds)
@@ -136,8 +149,12 @@ def many(sizes: Sizes) -> Iterator[Row]:
         (f"ours, one task of two viewers, one change per turn{memory}", in_memory, 1, 2, 1),
         (f"ours, a fifth of the tasks{memory}", in_memory, *small, 100),
         ("C limit, many tasks", lambda n: lambda: limit(tasks=n), tasks, viewers, 100),
-        ("nchan, many tasks", lambda _: lambda: nchan(publishers=32), tasks, viewers, 100),
     ]
+    hubs: dict[str, Callable[..., AbstractContextManager[Server]]]
+    hubs = {"nchan": nchan, "Centrifugo": centrifugo, "Mercure": mercure}
+    for name, hub in hubs.items():
+        run = partial(hub, publishers=32)
+        cases.append((f"{name}, many tasks", lambda _, run=run: run, tasks, viewers, 100))  # type: ignore[misc]
     for name, make, of_tasks, of_viewers, batch in cases:
         with _run(make(of_tasks)) as server:
             if server is None:
@@ -166,7 +183,7 @@ def idle(sizes: Sizes) -> Iterator[Row]:
         ("ours SSE, PYTHONMALLOC=malloc", lambda: ours(malloc=True), sizes.idle),
         ("ours WebSocket", lambda: ours(websocket=True), sizes.idle),
         ("ours WebSocket, PYTHONMALLOC=malloc", lambda: ours(websocket=True, malloc=True), sizes.idle),
-        ("nchan SSE", nchan, sizes.idle),
+        *((name, make, sizes.idle) for name, make in (*HUBS_SSE, *HUBS_WEBSOCKET)),
         ("naive SSE", naive, sizes.idle),
         ("C limit SSE", limit, sizes.idle),
     ]
@@ -206,6 +223,7 @@ def idle(sizes: Sizes) -> Iterator[Row]:
                 load("drop", 0)
                 time.sleep(sizes.release)
                 numbers["after_kb"].append(machine.memory_kb(server.pids))
+                numbers["left"] = max(numbers["after_kb"]) / before
                 if name.startswith("ours"):
                     numbers["process_mb"] = before / 1024
                     numbers["kept_mb"] = (max(numbers["after_kb"]) - before) / 1024
@@ -247,9 +265,10 @@ def connect(sizes: Sizes) -> Iterator[Row]:
     makes: list[tuple[str, Make]] = [
         ("ours SSE", ours),
         ("C limit SSE", limit),
-        ("nchan SSE", nchan),
+        *HUBS_SSE,
         ("naive SSE", naive),
         ("ours WebSocket", lambda: ours(websocket=True)),
+        *HUBS_WEBSOCKET,
     ]
     for name, make in makes:
         with _run(make) as server:

@@ -136,6 +136,7 @@ def ours(
     config: dict[str, Any] | None = None,
     pace: dict[str, Any] | None = None,
     more: tuple[str, ...] = (),
+    root: Path = ROOT,
 ) -> Iterator[Server]:
     """Run the bridge, end to end; `inproc` leaves out the upstream side.
 
@@ -145,6 +146,7 @@ def ours(
         folder: Folder of the journal file, if it must outlive the process.
         provider: Port and control port of a provider that is already running.
         more: Names of further upstreams without requests.
+        root: The work tree whose bridge runs.
     """
     with ExitStack() as stack:
         source, control = provider or stack.enter_context(providing(tasks))
@@ -168,7 +170,7 @@ def ours(
         else:
             hook = control
             words = [sys.executable, "-m", "bridge", "serve"]
-        process = start(words, core=SERVER_CORE, env=variables)
+        process = start(words, core=SERVER_CORE, env=variables, cwd=root)
         stack.callback(end, process)
         line = read_line(process, START_SECONDS).decode()
         if "listening on" not in line:
@@ -281,10 +283,15 @@ def build() -> None:
 
 
 def start(
-    words: list[str], *, core: int, stdin: int = subprocess.DEVNULL, env: dict[str, str] | None = None
+    words: list[str],
+    *,
+    core: int,
+    stdin: int = subprocess.DEVNULL,
+    env: dict[str, str] | None = None,
+    cwd: Path = ROOT,
 ) -> Any:
     log = (BUILD / "servers.log").open("ab")
-    process = subprocess.Popen(words, stdin=stdin, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, env=env)
+    process = subprocess.Popen(words, stdin=stdin, stdout=subprocess.PIPE, stderr=log, cwd=cwd, env=env)
     log.close()
     if core < (os.cpu_count() or 1):
         os.sched_setaffinity(process.pid, {core})

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench import charts
 from bench.scenarios import FULL, Sizes
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -382,29 +382,14 @@ def write(results: dict[str, Result], page: Path) -> None:
 
 def picture(cycles: _Cycles) -> str:
     """CPU per delivered event, one bar a contender."""
-    names = [name for name in cycles.names() if cycles.values(name, "cpu_us_per_event")]
-    bars = [(name, median(cycles.values(name, "cpu_us_per_event"))) for name in names]
-    longest = max((value for _, value in bars), default=1.0) or 1.0
-    left, width, row = 210, 480, 24
-    height = 64 + row * len(bars)
-    box = left + width + 80
-    title = "CPU µs for one delivered event (shorter is better)"
-    frame = f'viewBox="0 0 {box} {height}" role="img" aria-label="{title}"'
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {frame} font-family="sans-serif" font-size="13">',
-        f'<rect width="{box}" height="{height}" fill="#fff"/>',
-        f'<text x="12" y="26" font-size="15" fill="#222">{title}</text>',
-    ]
-    for number, (name, value) in enumerate(bars):
-        top = 44 + row * number
-        colour = "#1f6feb" if name.startswith("ours") else "#8b949e" if name.startswith("C ") else "#c9ced6"
-        long = max(width * value / longest, 1)
-        parts += [
-            f'<text x="{left - 8}" y="{top + 14}" text-anchor="end" fill="#222">{escape(name)}</text>',
-            f'<rect x="{left}" y="{top}" width="{long:.1f}" height="{row - 6}" rx="2" fill="{colour}"/>',
-            f'<text x="{left + long + 6:.1f}" y="{top + 14}" fill="#222">{value:.1f}</text>',
-        ]
-    return "\n".join([*parts, "</svg>", ""])
+    rows = []
+    for name in cycles.names():
+        if values := cycles.values(name, "cpu_us_per_event"):
+            colour = charts.PLAIN
+            if name.startswith(("ours", "C ")):
+                colour = charts.OURS if name.startswith("ours") else charts.FLOOR
+            rows.append((name, median(values), f"{median(values):.1f}", colour))
+    return charts.bars("CPU µs for one delivered event (shorter is better)", rows)
 
 
 def _head(results: dict[str, Result]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from typing import Any
 from bench import machine
 from bench.contenders import (
     BUILD,
+    ROOT,
     SERVER_CORE,
     Failed,
     Load,
@@ -95,7 +96,8 @@ TINY = Sizes(
 )
 
 
-# Without Mercure: it has no WebSockets.
+# More than one core can poll, yet no task misses three intervals, since that would send notices.
+BUSY = {"poll_min_seconds": 0.4, "poll_max_seconds": 0.4}
 HUBS_SSE: list[tuple[str, Make]] = [
     ("nchan SSE", nchan),
     ("Centrifugo SSE", centrifugo),
@@ -159,7 +161,7 @@ def many(sizes: Sizes) -> Iterator[Row]:
         with _run(make(of_tasks)) as server:
             if server is None:
                 continue
-            yield name, _flooded(server, sizes, of_tasks, of_viewers, batch)
+            yield name, flooded(server, sizes, of_tasks, of_viewers, batch)
 
 
 def burst(sizes: Sizes) -> Iterator[Row]:
@@ -198,12 +200,12 @@ def idle(sizes: Sizes) -> Iterator[Row]:
             if server is None:
                 continue
             with loading(server) as load:
-                _open(load, min(200, number), sizes.at_once)
+                opened(load, min(200, number), sizes.at_once)
                 load("drop", 0)
                 time.sleep(sizes.pause)
                 before = machine.memory_kb(server.pids)
                 kernel = machine.tcp_memory_kb()
-                got = _open(load, number, sizes.at_once)
+                got = opened(load, number, sizes.at_once)
                 load("hold", sizes.pause)
                 full = machine.memory_kb(server.pids)
                 numbers = {
@@ -217,7 +219,7 @@ def idle(sizes: Sizes) -> Iterator[Row]:
                     load("drop", 0)
                     time.sleep(sizes.release)
                     numbers["after_kb"].append(machine.memory_kb(server.pids))
-                    again = _open(load, number, sizes.at_once)
+                    again = opened(load, number, sizes.at_once)
                     if again["opened"] != got["opened"]:
                         raise Failed(f"{name}: {again} after a churn")
                 load("drop", 0)
@@ -236,7 +238,7 @@ def slow(sizes: Sizes) -> Iterator[Row]:
         wakers = sleepers // 2
         config = {"write_timeout_seconds": sizes.slow_run_seconds}
         with ours(config=config) as server, loading(server) as load:
-            _open(load, sizes.few, sizes.at_once, small=sleepers + wakers)
+            opened(load, sizes.few, sizes.at_once, small=sleepers + wakers)
             streaming(server, 1)
             load("pace", 20, 20, 1)
             load("sleep", sleepers + wakers)
@@ -275,8 +277,8 @@ def connect(sizes: Sizes) -> Iterator[Row]:
             if server is None:
                 continue
             with loading(server) as load:
-                _open(load, 20, 20)
-                yield name, _open(load, sizes.connects, sizes.at_once)
+                opened(load, 20, 20)
+                yield name, opened(load, sizes.connects, sizes.at_once)
 
 
 def restart(sizes: Sizes) -> Iterator[Row]:
@@ -292,7 +294,7 @@ def restart(sizes: Sizes) -> Iterator[Row]:
 
         server = stack.enter_context(bridge())
         load = stack.enter_context(loading(server, tasks=tasks))
-        got = _open(load, sizes.connects, sizes.at_once)
+        got = opened(load, sizes.connects, sizes.at_once)
         load("return", 0)
         ask_provider(provider[1], "z")
         load.send("return", 40)
@@ -314,7 +316,7 @@ def answer(sizes: Sizes) -> Iterator[Row]:
     ]
     for name, make, streams in makes:
         with make() as server, loading(server) as load:
-            _open(load, sizes.few, sizes.at_once)
+            opened(load, sizes.few, sizes.at_once)
             if streams:
                 streaming(server, streams)
             load("pace", 10, 10, 1)
@@ -335,10 +337,8 @@ def upstream(sizes: Sizes) -> Iterator[Row]:
             yield "bare aiohttp", dict(json.loads(line))
         finally:
             end(process)
-    # More than one core can poll, yet no task misses three intervals, since that would send notices.
-    busy = {"poll_min_seconds": 0.4, "poll_max_seconds": 0.4}
-    yield "ours, maximum rate", _watched(sizes, few, busy)
-    yield "ours, many tasks", _watched(sizes, sizes.watched, {})
+    yield "ours, maximum rate", watched(sizes, few, BUSY)
+    yield "ours, many tasks", watched(sizes, sizes.watched, {})
 
 
 def scrape(sizes: Sizes) -> Iterator[Row]:
@@ -348,7 +348,7 @@ def scrape(sizes: Sizes) -> Iterator[Row]:
         with ours(tasks=tasks, upstream="qingbo", streams=False, more=("vapi", "bytespike")) as server:
             server.path, server.item = "/v1/events?x=", "&task=qingbo/t%d"
             with loading(server, tasks=tasks, per_conn=per_conn, timeout=60) as load:
-                _open(load, max(tasks // per_conn, 1), 20)
+                opened(load, max(tasks // per_conn, 1), 20)
                 time.sleep(min(3.0, sizes.seconds))
                 yield "one watched task" if tasks == 1 else "many watched tasks", _scraped(server, sizes)
 
@@ -384,14 +384,15 @@ def _scraped(server: Server, sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _watched(sizes: Sizes, tasks: int, pace: dict[str, Any]) -> dict[str, Any]:
+def watched(sizes: Sizes, tasks: int, pace: dict[str, Any], *, root: Path = ROOT) -> dict[str, Any]:
+    """Tasks that are watched and do not change: polls, and their CPU."""
     per_conn = min(200, tasks)
-    with ours(tasks=tasks, upstream="qingbo", pace=pace, streams=False) as server:
+    with ours(tasks=tasks, upstream="qingbo", pace=pace, streams=False, root=root) as server:
         assert server.provider is not None
         server.path = "/v1/events?x="
         server.item = "&task=qingbo/t%d"
         with loading(server, tasks=tasks, per_conn=per_conn, timeout=60) as load:
-            _open(load, tasks // per_conn, 20)
+            opened(load, tasks // per_conn, 20)
             time.sleep(min(6.0, sizes.seconds))  # until the poll intervals of unchanged tasks have grown
             ask_provider(server.provider, "z")
             before, cpu, started_at = (
@@ -419,9 +420,10 @@ def _watched(sizes: Sizes, tasks: int, pace: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _flooded(server: Server, sizes: Sizes, tasks: int, viewers: int, batch: int) -> dict[str, Any]:
+def flooded(server: Server, sizes: Sizes, tasks: int, viewers: int, batch: int) -> dict[str, Any]:
+    """Changes of many tasks at maximum speed."""
     with loading(server, tasks=tasks) as load:
-        _open(load, viewers, sizes.at_once)
+        opened(load, viewers, sizes.at_once)
         _settle(server)
         load("flood", sizes.publishes // 10, batch)
         return load("flood", sizes.publishes, batch) | {"viewers": viewers, "tasks": tasks}
@@ -432,9 +434,14 @@ def _locked(name: str, make: Make, viewers: int, rounds: int, *, changes: int = 
         if server is None:
             return
         with loading(server) as load:
-            _open(load, viewers, 256)
-            _settle(server)
-            yield name, load("lock", max(rounds // 10, 1), rounds, changes) | {"viewers": viewers}
+            yield name, in_lockstep(server, load, viewers, rounds, changes)
+
+
+def in_lockstep(server: Server, load: Load, viewers: int, rounds: int, changes: int = 1) -> dict[str, Any]:
+    """The next changes of one task are published when all viewers have the last one."""
+    opened(load, viewers, 256)
+    _settle(server)
+    return load("lock", max(rounds // 10, 1), rounds, changes) | {"viewers": viewers}
 
 
 def _settle(server: Server) -> None:
@@ -454,7 +461,12 @@ def _run(make: Make) -> Iterator[Server | None]:
         yield server
 
 
-def _open(load: Load, number: int, at_once: int, *, small: int = 0) -> dict[str, Any]:
+def opened(load: Load, number: int, at_once: int, *, small: int = 0) -> dict[str, Any]:
+    """Open connections, each with its first state.
+
+    Raises:
+        Failed: One was refused, or got none.
+    """
     got = load("open", number, 0, at_once, small)
     if got["opened"] != number:
         raise Failed(f"only {got['opened']} of {number} connections opened: {got}")

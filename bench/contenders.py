@@ -131,7 +131,6 @@ def ours(
     port: int = 0,
     provider: tuple[int, int] | None = None,
     memory: bool = False,
-    malloc: bool = False,
     folder: Path | None = None,
     config: dict[str, Any] | None = None,
     pace: dict[str, Any] | None = None,
@@ -142,7 +141,6 @@ def ours(
 
     Args:
         memory: Use the memory journal instead of SQLite, the default.
-        malloc: Set PYTHONMALLOC=malloc: the C library can return more memory to the system.
         folder: Folder of the journal file, if it must outlive the process.
         provider: Port and control port of a provider that is already running.
         more: Names of further upstreams without requests.
@@ -161,8 +159,6 @@ def ours(
         variables = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
         for name, value in {**SETTINGS, "port": port, "journal": journal, **(config or {})}.items():
             variables[f"BRIDGE_{name.upper()}"] = str(value)
-        if malloc:
-            variables["PYTHONMALLOC"] = "malloc"
         variables["BRIDGE_UPSTREAMS"] = json.dumps(dict.fromkeys((upstream, *more), settings))
         if inproc:
             hook = machine.free_port()

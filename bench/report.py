@@ -246,6 +246,17 @@ def _connect(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
         yield from _reported(f"{what}: per second", cycles.values(ours, "per_second"), "")
 
 
+def _storm(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
+    del sizes
+    for peer, bound in {"Centrifugo": 1.5, "nchan": None, "Mercure": None}.items():
+        what = f"6. storm: all have their first byte, over {_possessive(peer)} time"
+        yield from _judged(what, bound, cycles.ratio("ours", peer, "seconds"))
+    for name, what in {"first_viewers": "the first thousand", "livez": "`/livez`", "poll": "polls"}.items():
+        key = f"{name}_p99_ms"
+        values = [row[key] / row[f"{key}_quiet"] for row in cycles.rows("ours") if row[f"{key}_quiet"]]
+        yield from _at_most(f"6. storm: p99 of {what} over the quiet part's", 4, values)
+
+
 def _restart(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
     del sizes
     back = cycles.values("ours", lambda row: row["back"] / row["connections"])
@@ -294,6 +305,7 @@ _JUDGES: dict[str, Callable[[_Cycles, Sizes], Iterator[Target]]] = {
     "idle": _idle,
     "slow": _slow,
     "connect": _connect,
+    "storm": _storm,
     "restart": _restart,
     "answer": _answer,
     "upstream": _upstream,
@@ -319,6 +331,12 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "per_second": ("per second", lambda value: f"{value:,.0f}"),
     "cpu_us_per_connection": ("CPU µs/connection", lambda value: f"{value:.0f}"),
     "first_p99_us": ("first state p99 ms", lambda value: f"{value / 1000:.1f}"),
+    "first_viewers_p99_ms": ("first viewers p99 ms", lambda value: f"{value:.1f}"),
+    "first_viewers_p99_ms_quiet": ("the same before", lambda value: f"{value:.1f}"),
+    "livez_p99_ms": ("`/livez` p99 ms", lambda value: f"{value:.1f}"),
+    "livez_p99_ms_quiet": ("`/livez` before", lambda value: f"{value:.1f}"),
+    "poll_p99_ms": ("polls p99 ms", lambda value: f"{value:.1f}"),
+    "poll_p99_ms_quiet": ("polls before", lambda value: f"{value:.1f}"),
     "cpu_us": ("CPU µs/call", lambda value: f"{value:.0f}"),
     "watches": ("watches", lambda value: f"{value:,.0f}"),
     "series": ("lines", lambda value: f"{value:,.0f}"),

@@ -66,6 +66,8 @@ class Sizes:
     slow_run_seconds: float = 12.0
     slow_rate: float = 60.0
     connects: int = 5_000
+    storm_changes: int = 1_500
+    storm_seconds: float = 3.0
     scrapes: int = 60
     at_once: int = 256
     pause: float = 2.0
@@ -89,6 +91,8 @@ TINY = Sizes(
     slow_run_seconds=2.0,
     slow_rate=400.0,
     connects=80,
+    storm_changes=60,
+    storm_seconds=0.3,
     scrapes=4,
     at_once=32,
     pause=0.2,
@@ -180,22 +184,19 @@ def burst(sizes: Sizes) -> Iterator[Row]:
 
 def idle(sizes: Sizes) -> Iterator[Row]:
     """Memory of idle connections, and memory left after they have closed."""
-    cases: list[tuple[str, Make, int]] = [
-        ("ours SSE", ours, sizes.idle),
-        ("ours SSE, PYTHONMALLOC=malloc", lambda: ours(malloc=True), sizes.idle),
-        ("ours WebSocket", lambda: ours(websocket=True), sizes.idle),
-        ("ours WebSocket, PYTHONMALLOC=malloc", lambda: ours(websocket=True, malloc=True), sizes.idle),
-        *((name, make, sizes.idle) for name, make in (*HUBS_SSE, *HUBS_WEBSOCKET)),
-        ("naive SSE", naive, sizes.idle),
-        ("C limit SSE", limit, sizes.idle),
+    peers: list[tuple[str, Make]] = [*HUBS_SSE, *HUBS_WEBSOCKET, ("naive SSE", naive), ("C limit SSE", limit)]
+    cases: list[tuple[str, Make, int, int]] = [
+        ("ours SSE", ours, sizes.idle, sizes.churns),
+        ("ours WebSocket", lambda: ours(websocket=True), sizes.idle, sizes.churns),
+        *((name, make, sizes.idle, 1) for name, make in peers),
     ]
     if sizes is not TINY:
         maximum = machine.descriptor_limit() - 150
         cases += [
-            ("ours SSE, maximum", ours, maximum),
-            ("ours WebSocket, maximum", lambda: ours(websocket=True), maximum),
+            ("ours SSE, maximum", ours, maximum, 1),
+            ("ours WebSocket, maximum", lambda: ours(websocket=True), maximum, 1),
         ]
-    for name, make, number in cases:
+    for name, make, number, churns in cases:
         with _run(make) as server:
             if server is None:
                 continue
@@ -215,7 +216,7 @@ def idle(sizes: Sizes) -> Iterator[Row]:
                     "before_kb": before,
                     "after_kb": [],
                 }
-                for _ in range(sizes.churns):
+                for _ in range(churns - 1):
                     load("drop", 0)
                     time.sleep(sizes.release)
                     numbers["after_kb"].append(machine.memory_kb(server.pids))
@@ -279,6 +280,66 @@ def connect(sizes: Sizes) -> Iterator[Row]:
             with loading(server) as load:
                 opened(load, 20, 20)
                 yield name, opened(load, sizes.connects, sizes.at_once)
+
+
+def storm(sizes: Sizes) -> Iterator[Row]:
+    """Some viewers are there, many come within a second; what do the others notice?"""
+    tasks, before = sizes.tasks, min(sizes.few, sizes.tasks)
+    more = sizes.connects * 9 // 5
+    pace = {"requests_per_second": 100_000}
+    with ours(tasks=tasks, upstream="qingbo", pace=pace, streams=False) as server, ExitStack() as stack:
+        one, many = server.path, "/v1/events?x="
+        server.path, server.item = many, "&task=qingbo/t%d"
+        per_conn = min(200, tasks)
+        every = stack.enter_context(loading(server, tasks=tasks, per_conn=per_conn, timeout=60))
+        opened(every, tasks // per_conn, 20)  # from now on all tasks have a state, and are polled
+        server.path, server.item = one, None
+        first = stack.enter_context(loading(server, tasks=tasks))
+        opened(first, before, sizes.at_once)
+        state = json.loads(get(server.port, "/v1/tasks/qingbo/t0"))
+        server.path, server.stateless = f"{one}?last_event_id={state['cursor']}", True
+        newcomers = stack.enter_context(loading(server, tasks=tasks))
+        quiet = _beside(server, first, sizes)
+        newcomers.send("open", more, more, more, 0)
+        loud = _beside(server, first, sizes)
+        numbers = _came(newcomers, more)
+        numbers |= {f"{name}_quiet": value for name, value in quiet.items()}
+        yield "ours", numbers | loud
+    for name, make in (("nchan", nchan), ("Centrifugo", centrifugo), ("Mercure", mercure)):
+        with _run(partial(make, publishers=8)) as peer, ExitStack() as stack:
+            if peer is None:
+                continue
+            first = stack.enter_context(loading(peer, tasks=tasks))
+            opened(first, before, sizes.at_once)
+            peer.stateless = True
+            newcomers = stack.enter_context(loading(peer, tasks=tasks))
+            newcomers.send("open", more, more, more, 0)
+            changed = first("pace", sizes.storm_changes / sizes.storm_seconds, sizes.storm_changes, 1)
+            numbers = _came(newcomers, more) | _checked(changed)
+            yield name, numbers | {"first_viewers_p99_ms": changed["p99_us"] / 1000}
+
+
+def _beside(server: Server, load: Load, sizes: Sizes) -> dict[str, Any]:
+    """Changes to some viewers, `/livez` and polls, for as long as a storm takes."""
+    probe, before = LatencyProbe(server.port), Histograms(server.port)
+    changed = load("pace", sizes.storm_changes / sizes.storm_seconds, sizes.storm_changes, 1)
+    took, after = probe.stop(), Histograms(server.port)
+    return {
+        "first_viewers_p99_ms": changed["p99_us"] / 1000,
+        "livez_p99_ms": quantile(took, 0.99) * 1000,
+        "poll_p99_ms": after.quantile(before, "bridge_upstream_request_seconds", 0.99) * 1000,
+    } | _checked(changed)
+
+
+def _checked(changed: dict[str, Any]) -> dict[str, Any]:
+    return {key: changed[key] for key in ("missing_last", "repeats", "backwards", "foreign", "closed")}
+
+
+def _came(newcomers: Load, number: int) -> dict[str, Any]:
+    got = newcomers.answer()
+    if got["opened"] != number:
+        raise Failed(f"only {got['opened']} of {number} connections opened: {got}")
+    return {key: got[key] for key in ("seconds", "cpu_us_per_connection", "first_p99_us")}
 
 
 def restart(sizes: Sizes) -> Iterator[Row]:
@@ -475,5 +536,5 @@ def opened(load: Load, number: int, at_once: int, *, small: int = 0) -> dict[str
 
 SCENARIOS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
     scenario.__name__: scenario
-    for scenario in (fanout, many, burst, idle, slow, connect, restart, answer, upstream, scrape)
+    for scenario in (fanout, many, burst, idle, slow, connect, storm, restart, answer, upstream, scrape)
 }

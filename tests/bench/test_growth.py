@@ -24,6 +24,7 @@ RESULTS = {
             "first_states_s": 1.0,
             "lag_p99_ms": 19.0,
             "kb_per_task": kb,
+            "kb_alone": kb / 2,
             "polls": 400.0,
             "cpu_us_per_poll": 130.0,
             "resumed": 1_000.0,
@@ -60,7 +61,7 @@ def test_the_tables_and_the_picture_go_between_the_markers(tmp_path: Path) -> No
     assert text.startswith(f"before\n{growth.BEGIN}\n![")
     assert text.endswith(f"{growth.END}\nafter\n")
     assert "old" not in text
-    assert "| 100,000 | 7.0 | 130 | 400 | 1.0 | 19 | 1,000 | 3.6 |" in text
+    assert "| 100,000 | 7.0 | 3.5 | 130 | 400 | 1.0 | 19 | 1,000 | 3.6 |" in text
     assert "| 10,000 | 28,000 | 2.5 | 1.5 | 9 | 1.0 |" in text
     assert "deleted 2,000 ended tasks with 400,000 events in 9.5 s; the event loop was held 12 ms" in text
     image = ET.fromstring((tmp_path / "growth.svg").read_text("utf-8"))

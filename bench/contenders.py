@@ -186,11 +186,16 @@ def ours(
 
 
 @contextmanager
-def providing(tasks: int, *, seconds: float = MAX_SECONDS) -> Iterator[tuple[int, int]]:
-    """Run the benchmark provider, for `seconds` at most; yield its port and control port."""
+def providing(tasks: int, *, seconds: float = MAX_SECONDS, dated: bool = False) -> Iterator[tuple[int, int]]:
+    """Run the benchmark provider, for `seconds` at most; yield its port and control port.
+
+    Args:
+        dated: Its tasks have a time of creation, so that their run times can be learned.
+    """
     port, control = machine.free_port(), machine.free_port()
     words = [sys.executable, "-m", "bench.provider", str(port), str(control), "--tasks", str(tasks)]
-    process = start([*words, "--seconds", str(seconds)], core=LOAD_CORE)
+    words += ["--seconds", str(seconds), *(["--dated"] if dated else [])]
+    process = start(words, core=LOAD_CORE)
     try:
         _expect(process, "provider listening")
         yield port, control
@@ -236,6 +241,13 @@ def ask_provider(control: int, word: str) -> dict[str, Any]:
         if word == "z":
             return {}
         return dict(json.loads(line.makefile().readline()))
+
+
+def command_provider(control: int, command: str) -> None:
+    """Send a command to the provider; returns when it is done."""
+    with socket.create_connection(("127.0.0.1", control), timeout=10) as line:
+        line.sendall(f"{command}\ns\n".encode())
+        line.makefile().readline()
 
 
 def streaming(server: Server, streams: int) -> None:

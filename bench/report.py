@@ -281,6 +281,11 @@ def _upstream(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
     del sizes
     ratio = cycles.ratio("ours, maximum rate", "bare aiohttp", "per_second")
     yield from _at_least("8. status calls over a bare aiohttp loop's", 0.8, ratio)
+    cpu = "cpu_us"
+    bare = cycles.ratio("ours, maximum rate", "bare aiohttp", cpu)
+    yield from _at_most("8. CPU of a poll over a bare aiohttp request's", 1.5, bare)
+    learned = cycles.ratio("ours, maximum rate, learned times", "ours, maximum rate", cpu)
+    yield from _reported("8. CPU of a poll scheduled by learned times, over one without", learned)
     many = "ours, many tasks"
     yield from _at_most("8. many watched tasks: loop lag p99", 50, cycles.values(many, "lag_p99_ms"), "ms")
     yield from _reported("8. many watched tasks: mean interval", cycles.values(many, "mean_interval_s"), "s")

@@ -28,6 +28,7 @@ from bench.contenders import (
     NotInstalled,
     Server,
     ask_provider,
+    command_provider,
     end,
     get,
     kill,
@@ -399,6 +400,7 @@ def upstream(sizes: Sizes) -> Iterator[Row]:
         finally:
             end(process)
     yield "ours, maximum rate", watched(sizes, few, BUSY)
+    yield "ours, maximum rate, learned times", watched(sizes, few, BUSY, ended=min(64, few // 3))
     yield "ours, many tasks", watched(sizes, sizes.watched, {})
 
 
@@ -445,15 +447,28 @@ def _scraped(server: Server, sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def watched(sizes: Sizes, tasks: int, pace: dict[str, Any], *, root: Path = ROOT) -> dict[str, Any]:
-    """Tasks that are watched and do not change: polls, and their CPU."""
+def watched(
+    sizes: Sizes, tasks: int, pace: dict[str, Any], *, ended: int = 0, root: Path = ROOT
+) -> dict[str, Any]:
+    """Tasks that are watched and do not change: polls, and their CPU.
+
+    Args:
+        ended: How many of them end before that, so that the times of the others are learned from them.
+    """
     per_conn = min(200, tasks)
-    with ours(tasks=tasks, upstream="qingbo", pace=pace, streams=False, root=root) as server:
+    with (
+        providing(tasks, dated=ended > 0) as provider,
+        ours(
+            tasks=tasks, upstream="qingbo", pace=pace, streams=False, provider=provider, root=root
+        ) as server,
+    ):
         assert server.provider is not None
         server.path = "/v1/events?x="
         server.item = "&task=qingbo/t%d"
         with loading(server, tasks=tasks, per_conn=per_conn, timeout=60) as load:
             opened(load, tasks // per_conn, 20)
+            if ended:
+                command_provider(server.provider, f"e 0 {ended}")
             time.sleep(min(6.0, sizes.seconds))  # until the poll intervals of unchanged tasks have grown
             ask_provider(server.provider, "z")
             before, cpu, started_at = (

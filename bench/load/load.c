@@ -64,7 +64,7 @@ struct conn {
 struct pub {
     int fd;
     int outstanding;
-    uint32_t next; /* no state of its tasks before this one is left to publish */
+    uint32_t next; /* all states of its tasks before this one are sent */
 };
 
 static struct conn *conns;
@@ -588,10 +588,7 @@ static void publish(uint32_t count, uint32_t batch, char how) {
     if (trigger_path) {
         http_end = from + count;
         http_depth = count > batch || pub_conns > 1 ? 1 : (int)count;
-        for (int i = 0; i < pub_conns; i++) {
-            pubs[i].next = pubs[i].next < from ? from : pubs[i].next;
-            post_more(i);
-        }
+        for (int i = 0; i < pub_conns; i++) post_more(i);
     } else {
         char text[64];
         int n = snprintf(text, sizeof text, "%c %u %u %u\n", how, from, count, batch);
@@ -933,6 +930,7 @@ static void set_up_publishing(void) {
         template_task = at ? (size_t)(at - template) : template_n;
         for (int i = 0; i < pub_conns; i++) {
             pubs[i].fd = dial(trigger_port);
+            pubs[i].next = next_seq;
             fcntl(pubs[i].fd, F_SETFL, O_NONBLOCK);
             struct epoll_event e = {.events = EPOLLIN, .data.u64 = PUB_TAG | (uint64_t)i};
             epoll_ctl(epfd, EPOLL_CTL_ADD, pubs[i].fd, &e);

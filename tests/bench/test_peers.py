@@ -108,6 +108,16 @@ def test_every_stream_has_the_last_change_that_was_published_with_its_task_in_th
     assert all(f"\r\n{HEADER}\r\n" in head and "\r\nContent-Type: text/x-test\r\n" in head for head in heads)
 
 
+def test_a_change_that_waits_for_the_answer_to_another_is_published_later(hub: Hub, tmp_path: Path) -> None:
+    build()
+    with loading(served_by(hub, tmp_path), tasks=13, timeout=5) as load:
+        load("open", 13, 0, 8)
+        paced = load("pace", 1_000_000, 100, 1)  # no turn waits for answers
+
+    assert paced["missing_last"] == paced["skipped"] == 0
+    assert len(hub.published) == paced["events"] == 100
+
+
 def test_an_answer_of_200_that_names_an_error_ends_the_run(hub: Hub, tmp_path: Path) -> None:
     build()
     hub.answer = b'{"error":{"code":102,"message":"unknown channel"}}'

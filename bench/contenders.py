@@ -132,6 +132,7 @@ def ours(
     provider: tuple[int, int] | None = None,
     memory: bool = False,
     folder: Path | None = None,
+    engine: str | None = None,
     config: dict[str, Any] | None = None,
     pace: dict[str, Any] | None = None,
     more: tuple[str, ...] = (),
@@ -141,6 +142,7 @@ def ours(
 
     Args:
         memory: Use the memory journal instead of SQLite, the default.
+        engine: Address of the engine that replaces the journal.
         folder: Folder of the journal file, if it must outlive the process.
         provider: Port and control port of a provider that is already running.
         more: Names of further upstreams without requests.
@@ -156,8 +158,9 @@ def ours(
         }
         home = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(dir=BUILD)))
         journal = "memory" if memory else f"sqlite:{home / 'bridge.db'}"
+        states = {"engine": engine} if engine else {"journal": journal}
         variables = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
-        for name, value in {**SETTINGS, "port": port, "journal": journal, **(config or {})}.items():
+        for name, value in {**SETTINGS, "port": port, **states, **(config or {})}.items():
             variables[f"BRIDGE_{name.upper()}"] = str(value)
         variables["BRIDGE_UPSTREAMS"] = json.dumps(dict.fromkeys((upstream, *more), settings))
         if inproc:
@@ -183,6 +186,27 @@ def ours(
             protocol="bridge.v1.json" if websocket else None,
             provider=control,
         )
+
+
+@contextmanager
+def with_engine(*, tasks: int) -> Iterator[Server]:
+    """Run the bridge with the in-process publisher and an engine, which is on the load's core.
+
+    Raises:
+        NotInstalled: There is neither Valkey nor Redis.
+    """
+    program = machine.engine_program()
+    if program is None:
+        raise NotInstalled("neither Valkey nor Redis is installed")
+    port = machine.free_port()
+    words = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    process = start(words, core=LOAD_CORE)
+    try:
+        reachable(port)
+        with ours(tasks=tasks, inproc=True, engine=f"redis://127.0.0.1:{port}") as server:
+            yield server
+    finally:
+        end(process)
 
 
 @contextmanager

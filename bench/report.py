@@ -136,6 +136,8 @@ def _fanout(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
                 f"1. {at} {kind}: last socket's p99 over {_possessive(peer)}", cycles.ratio(ours, name, last)
             )
         yield from _reported(f"{what}the same with the memory journal", cycles.ratio(ours, in_memory, cpu))
+        workers = cycles.ratio(f"ours {kind}, 2 workers, {at}", ours, cpu)
+        yield from _reported(f"1. {at} {kind}: CPU per event of 2 workers together, over one's", workers)
         for peer in ("C limit", "nchan"):
             values = cycles.ratio(ours, f"{peer} {kind}, {at}", rate)
             yield from _reported(f"1. {at} {kind}: events/s over {_possessive(peer)}", values)
@@ -159,6 +161,8 @@ def _many(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
     )
     yield from _reported(f"{what}nchan's, which keeps nothing", cycles.ratio(ours, "nchan, many tasks", cpu))
     yield from _reported(f"{what}our memory journal's", cycles.ratio(ours, f"{ours}{memory}", cpu))
+    engine = cycles.ratio(f"{ours}, engine", ours, cpu)
+    yield from _reported("2. many tasks, engine: CPU per event over the file's", engine)
     alone = "2. many tasks: CPU per event over the one-task case's"
     yield from _reported(alone, cycles.ratio(ours, "ours, one task", cpu))
     yield from _reported(

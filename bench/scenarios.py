@@ -40,6 +40,7 @@ from bench.contenders import (
     read_line,
     start,
     streaming,
+    with_engine,
 )
 from bench.hubs import centrifugo, mercure, nchan
 from bench.observers import Histograms, LatencyProbe, MemoryPeaks, metric, quantile
@@ -122,6 +123,7 @@ def fanout(sizes: Sizes) -> Iterator[Row]:
         makes: list[tuple[str, Make]] = [
             ("ours SSE", ours),
             ("ours SSE, memory journal", lambda: ours(memory=True)),
+            ("ours SSE, 2 workers", lambda: ours(config={"workers": 2})),
             ("C limit SSE", limit),
             *HUBS_SSE,
             ("naive SSE", naive),
@@ -155,6 +157,7 @@ def many(sizes: Sizes) -> Iterator[Row]:
         (f"ours, many tasks, one change per turn{memory}", in_memory, tasks, viewers, 1),
         (f"ours, one task of two viewers, one change per turn{memory}", in_memory, 1, 2, 1),
         (f"ours, a fifth of the tasks{memory}", in_memory, *small, 100),
+        ("ours, many tasks, engine", lambda n: lambda: with_engine(tasks=n), tasks, viewers, 100),
         ("C limit, many tasks", lambda n: lambda: limit(tasks=n), tasks, viewers, 100),
     ]
     hubs: dict[str, Callable[..., AbstractContextManager[Server]]]

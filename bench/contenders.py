@@ -6,8 +6,10 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -175,7 +177,7 @@ def ours(
         if "listening on" not in line:
             raise Failed(f"the bridge did not start: {line}")
         at = int(line.rsplit(":", 1)[1])
-        wait_ready(at)
+        wait_ready(at, secure="tls_certificate_file" in (config or {}))
         yield Server(
             name="ours, in-process publisher" if inproc else "ours",
             port=at,
@@ -186,6 +188,33 @@ def ours(
             protocol="bridge.v1.json" if websocket else None,
             provider=control,
         )
+
+
+@contextmanager
+def with_tls() -> Iterator[Server]:
+    """Run the bridge with its own TLS; a program on the load's core decrypts for the load.
+
+    Raises:
+        NotInstalled: There is no `openssl` that makes a certificate.
+    """
+    if shutil.which("openssl") is None:
+        raise NotInstalled("openssl is not installed")
+    with tempfile.TemporaryDirectory(dir=BUILD) as folder:
+        certificate, key = f"{folder}/tls.crt", f"{folder}/tls.key"
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+        command += ["-nodes", "-days", "30", "-subj", "/CN=localhost", "-keyout", key, "-out", certificate]
+        subprocess.run(command, check=True, capture_output=True)
+        config = {"tls_certificate_file": certificate, "tls_key_file": key}
+        with ours(config=config) as server:
+            port = machine.free_port()
+            words = [sys.executable, "-m", "bench.peers.decrypt", str(port), str(server.port)]
+            process = start(words, core=LOAD_CORE)
+            try:
+                reachable(port)
+                server.port = port
+                yield server
+            finally:
+                end(process)
 
 
 @contextmanager
@@ -291,12 +320,14 @@ def get(port: int, path: str, *, accept: str = "*/*") -> str:
         return str(response.read().decode())
 
 
-def wait_ready(port: int) -> None:
+def wait_ready(port: int, *, secure: bool = False) -> None:
     """Wait until the bridge is ready; it listens slightly earlier."""
     until = time.monotonic_ns() + int(START_SECONDS * 1e9)
+    address = f"{'https' if secure else 'http'}://127.0.0.1:{port}/readyz"
+    context = ssl._create_unverified_context() if secure else None
     while time.monotonic_ns() < until:
         try:
-            get(port, "/readyz")
+            urllib.request.urlopen(address, timeout=10, context=context).close()
         except OSError:
             time.sleep(0.02)
         else:

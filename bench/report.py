@@ -138,6 +138,8 @@ def _fanout(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
         yield from _reported(f"{what}the same with the memory journal", cycles.ratio(ours, in_memory, cpu))
         workers = cycles.ratio(f"ours {kind}, 2 workers, {at}", ours, cpu)
         yield from _reported(f"1. {at} {kind}: CPU per event of 2 workers together, over one's", workers)
+        tls = cycles.ratio(f"ours {kind}, TLS, {at}", ours, cpu)
+        yield from _reported(f"1. {at} {kind}, TLS: CPU per event over that without", tls)
         for peer in ("C limit", "nchan"):
             values = cycles.ratio(ours, f"{peer} {kind}, {at}", rate)
             yield from _reported(f"1. {at} {kind}: events/s over {_possessive(peer)}", values)

@@ -41,6 +41,7 @@ from bench.contenders import (
     start,
     streaming,
     with_engine,
+    with_tls,
 )
 from bench.hubs import centrifugo, mercure, nchan
 from bench.observers import Histograms, LatencyProbe, MemoryPeaks, metric, quantile
@@ -131,6 +132,8 @@ def fanout(sizes: Sizes) -> Iterator[Row]:
             ("C limit WebSocket", lambda: limit(websocket=True)),
             *HUBS_WEBSOCKET,
         ]
+        if viewers == sizes.few:
+            makes.append(("ours SSE, TLS", with_tls))
         for name, make in makes:
             yield from _locked(f"{name}, {viewers:,}", make, viewers, rounds)
 

@@ -534,6 +534,7 @@ async def test_a_reader_that_does_not_read_is_disconnected() -> None:
                 await stopped.read()
 
 
+@pytest.mark.extended
 async def test_a_drain_breaks_a_file_off_and_never_ends_it_cleanly() -> None:
     async with serving_origin() as origin, aiohttp.ClientSession() as http:
         upstream = {"preset": "openai-videos", "base_url": origin.url("/v1"), "api_key": KEY}

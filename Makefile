@@ -3,8 +3,11 @@
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
-PARALLEL := -n 4 --dist loadfile
+# file by file, in the order of tests/conftest.py
+PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 PYTHON ?= python3
+# where it is set, each of the many processes compiles again all that it imports
+unexport PYTHONDONTWRITEBYTECODE
 # GNU make 4 sets MAKE_TERMOUT when its output is a terminal; with an older one it is taken for one
 ONCE := $(if $(MAKE_TERMOUT)$(filter 3.%,$(MAKE_VERSION)),,--once)
 # as root on Debian or Ubuntu, missing packages are installed; otherwise they are named
@@ -38,7 +41,7 @@ demo: $(VENV)/.run ## simulated providers, the bridge and tasks that keep coming
 test: tools ## unit, contract, stateful, end to end, chaos and client tests: some three minutes
 	$(BIN)/python -m pytest $(PARALLEL) -m "not extended"
 
-test-all: tools ## what `make test` leaves out: browser, Node, deploy, recipes, release
+test-all: tools ## what `make test` leaves out: browser, Node, deploy, recipes, release, what takes long: a quarter of an hour
 	$(BIN)/python tests/tools/install.py --extended
 	$(BIN)/python -m pytest $(PARALLEL) -m extended
 

@@ -173,7 +173,7 @@ def _files(folder: Path) -> dict[str, str]:
     return {path.name: path.read_bytes().decode("latin-1") for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize("whose", ["operator", "caller"])
+@pytest.mark.parametrize("whose", ["operator", pytest.param("caller", marks=pytest.mark.extended)])
 async def test_no_door_shows_a_key_that_the_provider_quotes(whose: str, tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "log_level": "debug",

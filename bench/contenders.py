@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -305,12 +305,12 @@ def command_provider(control: int, command: str) -> None:
 
 def streaming(server: Server, streams: int) -> None:
     """Wait until the bridge follows this many provider streams."""
-    assert server.provider is not None
-    until = time.monotonic_ns() + int(START_SECONDS * 1e9)
-    while ask_provider(server.provider, "s")["streams"] < streams:
-        if time.monotonic_ns() > until:
-            raise Failed("the bridge does not follow the provider's streams")
-        time.sleep(0.05)
+    control = server.provider
+    assert control is not None
+    wait_until(
+        lambda: ask_provider(control, "s")["streams"] >= streams,
+        "the bridge does not follow the provider's streams",
+    )
 
 
 def get(port: int, path: str, *, accept: str = "*/*") -> str:
@@ -397,12 +397,26 @@ def _expect(process: subprocess.Popen[bytes], word: str) -> None:
 
 
 def reachable(port: int) -> None:
-    until = time.monotonic_ns() + int(START_SECONDS * 1e9)
-    while time.monotonic_ns() < until:
+    """Wait until something listens."""
+
+    def connects() -> bool:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise Failed("the server is not listening")
+            return False
+        return True
+
+    wait_until(connects, "the server is not listening")
+
+
+def wait_until(reached: Callable[[], bool], otherwise: str) -> None:
+    """Wait for a server.
+
+    Raises:
+        Failed: It took too long.
+    """
+    until = time.monotonic_ns() + int(START_SECONDS * 1e9)
+    while not reached():
+        if time.monotonic_ns() > until:
+            raise Failed(otherwise)
+        time.sleep(0.05)

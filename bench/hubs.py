@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 from bench import machine
-from bench.contenders import BUILD, ROOT, SERVER_CORE, NotInstalled, Server, end, reachable, start
+from bench.contenders import BUILD, ROOT, SERVER_CORE, NotInstalled, Server, end, reachable, start, wait_until
 from bench.tokens import MARK, document, token
 
 MERCURE = ROOT / "bench" / "peers" / "mercure"
@@ -57,6 +57,8 @@ def nchan(*, websocket: bool = False, publishers: int = 1) -> Iterator[Server]:
         (folder / "nginx.conf").write_text(text)
         command = ["nginx", "-c", f"{folder}/nginx.conf", "-p", str(folder), "-e", f"{folder}/error.log"]
         with _running("nchan", command, port) as server:
+            # The master listens before it has a worker, whose CPU and memory are to be measured.
+            wait_until(lambda: len(server.pids) > 1, "nginx has no worker")
             server.path = "/ws/t%d" if websocket else "/sse/t%d"
             server.websocket = websocket
             server.trigger += _publishing(folder, "/pub/t%d", document("t0", token(0)), publishers)

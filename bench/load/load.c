@@ -531,9 +531,32 @@ static void check_answer(const char *answer, size_t n) {
     }
 }
 
+static int dial(int to_port) {
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)to_port)};
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof to)) die("cannot reach the publisher");
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    return fd;
+}
+
+#define STDIN_TAG (1ull << 40)
+#define CONTROL_TAG (1ull << 41)
+#define PUB_TAG (1ull << 42)
+
+/* Connections are made when there is something to publish: servers close those that ask for nothing. */
+static void reach(struct pub *p) {
+    if (p->fd >= 0) return;
+    p->fd = dial(trigger_port);
+    fcntl(p->fd, F_SETFL, O_NONBLOCK);
+    struct epoll_event e = {.events = EPOLLIN, .data.u64 = PUB_TAG | (uint64_t)(p - pubs)};
+    epoll_ctl(epfd, EPOLL_CTL_ADD, p->fd, &e);
+}
+
 static void post(struct pub *p, uint32_t seq) {
     static char request[32 * 1024];
     size_t size = make_request(request, sizeof request, seq, (int)pick(seq)), done = 0;
+    reach(p);
     while (done < size) {
         ssize_t sent = send(p->fd, request + done, size - done, MSG_NOSIGNAL);
         if (sent < 0) {
@@ -558,7 +581,12 @@ static void publisher_says(int index) {
     for (;;) {
         ssize_t n = recv(pubs[index].fd, answer, sizeof answer, 0);
         if (n < 0 && errno == EAGAIN) break;
-        if (n <= 0) die("the publishing connection ended");
+        if (n <= 0) {
+            if (pubs[index].outstanding) die("the publishing connection ended");
+            close(pubs[index].fd);
+            pubs[index].fd = -1;
+            return;
+        }
         char *at = answer;
         size_t left = (size_t)n;
         while ((at = memmem(at, left, "HTTP/1.1 ", 9))) {
@@ -597,10 +625,6 @@ static void publish(uint32_t count, uint32_t batch, char how) {
 }
 
 /* One turn of the loop */
-
-#define STDIN_TAG (1ull << 40)
-#define CONTROL_TAG (1ull << 41)
-#define PUB_TAG (1ull << 42)
 
 static void control_says(void) {
     char text[4096];
@@ -907,15 +931,6 @@ static void obey(char *text) {
     fflush(stdout);
 }
 
-static int dial(int to_port) {
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)to_port)};
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof to)) die("cannot reach the publisher");
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    return fd;
-}
-
 static void set_up_publishing(void) {
     if (trigger_path) {
         FILE *f = fopen(template_file, "rb");
@@ -929,11 +944,8 @@ static void set_up_publishing(void) {
         at = memmem(template, template_n, TASK_MARK, sizeof TASK_MARK - 1);
         template_task = at ? (size_t)(at - template) : template_n;
         for (int i = 0; i < pub_conns; i++) {
-            pubs[i].fd = dial(trigger_port);
+            pubs[i].fd = -1;
             pubs[i].next = next_seq;
-            fcntl(pubs[i].fd, F_SETFL, O_NONBLOCK);
-            struct epoll_event e = {.events = EPOLLIN, .data.u64 = PUB_TAG | (uint64_t)i};
-            epoll_ctl(epfd, EPOLL_CTL_ADD, pubs[i].fd, &e);
         }
     } else if (trigger_port) {
         control = dial(trigger_port);
@@ -945,6 +957,7 @@ static void set_up_publishing(void) {
 /* Peers have no state before the first publish. */
 static void first_states(void) {
     static char request[32 * 1024], answer[4096];
+    reach(&pubs[0]);
     fcntl(pubs[0].fd, F_SETFL, 0);
     for (int task = 0; task < tasks; task++) {
         size_t size = make_request(request, sizeof request, 0, task);

@@ -35,6 +35,7 @@ class Hub:
         self.port = 0
         self.answer = PUBLISHED
         self.published: list[tuple[str, bytes]] = []
+        self._publishers: set[asyncio.StreamWriter] = set()
         self._streams: defaultdict[str, list[asyncio.StreamWriter]] = defaultdict(list)
         self._loop: asyncio.AbstractEventLoop
         self._over: asyncio.Event
@@ -58,6 +59,16 @@ class Hub:
         await self._over.wait()
         server.close()
 
+    def close_publishers(self) -> None:
+        """Close the connections on which something was published."""
+        asyncio.run_coroutine_threadsafe(self._close_publishers(), self._loop).result()
+
+    async def _close_publishers(self) -> None:
+        for writer in self._publishers:
+            writer.close()
+            await writer.wait_closed()
+        self._publishers.clear()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             try:
@@ -71,6 +82,7 @@ class Hub:
                 continue
             size = int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0])
             message = json.loads(await reader.readexactly(size))
+            self._publishers.add(writer)
             self.published.append((message["channel"], head))
             for stream in self._streams[message["channel"]] if self.answer == PUBLISHED else []:
                 stream.write(b"data: %b\n\n" % json.dumps({"quoted": json.dumps(message["data"])}).encode())
@@ -116,6 +128,16 @@ def test_a_change_that_waits_for_the_answer_to_another_is_published_later(hub: H
 
     assert paced["missing_last"] == paced["skipped"] == 0
     assert len(hub.published) == paced["events"] == 100
+
+
+def test_a_publishing_connection_that_was_closed_while_idle_is_made_again(hub: Hub, tmp_path: Path) -> None:
+    build()
+    with loading(served_by(hub, tmp_path), tasks=13, timeout=5) as load:
+        load("open", 13, 0, 8)
+        load("lock", 0, 10, 1)
+        hub.close_publishers()
+        load("hold", 0.01)  # it reads that they are closed
+        assert load("lock", 0, 10, 1)["missing_last"] == 0
 
 
 def test_an_answer_of_200_that_names_an_error_ends_the_run(hub: Hub, tmp_path: Path) -> None:

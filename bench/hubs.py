@@ -98,10 +98,10 @@ def mercure(*, publishers: int = 1) -> Iterator[Server]:
     """Run a Mercure hub that keeps no history: a new stream gets no state.
 
     Raises:
-        NotInstalled: Go is not installed, and the program was not built before.
+        NotInstalled: `build_mercure` has not built it.
     """
-    program = build_mercure()
-    if program is None:
+    program = BUILD / "mercure"
+    if not program.exists():
         raise NotInstalled("Mercure is not built")
     with _folder() as folder:
         port = machine.free_port()

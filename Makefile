@@ -97,7 +97,7 @@ else ifneq ($(filter growth,$(MAKECMDGOALS)),)
 bench: $(VENV)/.run
 	$(BIN)/python -m bench.growth $(GROWTH)
 else
-bench: $(VENV)/.run ## run the benchmarks of docs/performance.md; BENCH="fanout idle --cycles 1" for some
+bench: $(VENV)/.run ## run the benchmarks of docs/benchmarks.md; BENCH="fanout idle --cycles 1" for some
 	$(BIN)/python -m bench.run $(BENCH)
 endif
 

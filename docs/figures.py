@@ -38,7 +38,7 @@ COMPARED = {
     "the same, 10,000 WebSockets": "1. 10,000 WebSocket: CPU per event over {}'s",
     "the last of 1,000 SSE streams, p99": "1. 1,000 SSE: last socket's p99 over {}'s",
     "an event of 5,000 tasks, memory journal": "2. many tasks, memory journal: CPU per event over {}'s",
-    "ours on disk, which theirs is not": "2. many tasks, durable: CPU per event over {}'s, which keeps nothing",
+    "ours on disk": "2. many tasks, durable: CPU per event over {}'s, which keeps nothing",
     "a new SSE stream": "6. a new SSE stream: CPU over {}'s",
     "a new WebSocket": "6. a new WebSocket: CPU over {}'s",
 }

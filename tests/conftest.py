@@ -126,6 +126,12 @@ def is_extended(path: Path) -> bool:
 
 
 @functools.cache
+def may_be_extended(path: Path) -> bool:
+    """Whether a file may have a test for `make test-all`."""
+    return is_extended(path) or "extended" in path.read_text("utf-8")
+
+
+@functools.cache
 def turn(path: Path) -> int:
     """When a file begins, the smallest first."""
     place = relative(path)
@@ -137,7 +143,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     if config.option.markexpr == NOT_EXTENDED and is_extended(collection_path):
         return True
     if config.option.markexpr == ONLY_EXTENDED and collection_path.suffix == ".py":
-        return None if is_extended(collection_path) or "extended" in collection_path.read_text() else True
+        return None if may_be_extended(collection_path) else True
     return None
 
 
@@ -157,6 +163,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if is_extended(item.path):
             item.add_marker(pytest.mark.extended)
+        elif item.get_closest_marker("extended") and not may_be_extended(item.path):
+            raise pytest.UsageError(
+                f"{item.nodeid}: its file must say `extended`, or `make test-all` misses it"
+            )
     items.sort(key=lambda item: turn(item.path))
 
 

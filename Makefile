@@ -97,7 +97,7 @@ else ifneq ($(filter growth,$(MAKECMDGOALS)),)
 bench: $(VENV)/.run
 	$(BIN)/python -m bench.growth $(GROWTH)
 else
-bench: $(VENV)/.run ## run the benchmarks of docs/performance.md; BENCH="fanout idle --cycles 1" for some
+bench: $(VENV)/.run ## run the benchmarks of docs/benchmarks.md; BENCH="fanout idle --cycles 1" for some
 	$(BIN)/python -m bench.run $(BENCH)
 endif
 
@@ -113,7 +113,7 @@ replicas: bench ## `make bench replicas`: several bridges on one engine, half an
 compare: bench ## `make bench compare COMMIT=main`: CPU beside another commit, ten minutes; fails beyond 5 %; COMPARE="poll sse --pairs 3"
 	@true
 
-growth: bench ## `make bench growth`: what 100,000 open tasks and 1,000,000 stored events cost, six minutes; GROWTH="--quick"
+growth: bench ## `make bench growth`: what 100,000 open tasks and a full file cost, six minutes; GROWTH="--quick"
 	@true
 
 fuzz: $(VENV)/.develop ## each fuzz target for ten minutes; FUZZ="heads events", FUZZ_SECONDS=60

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 LEFT, WIDTH, ROW, TOP = 210, 480, 24, 44
-PLAIN, OURS, FLOOR = "#c9ced6", "#1f6feb", "#8b949e"
+PLAIN, OURS, FLOOR, OVER = "#c9ced6", "#1f6feb", "#8b949e", "#d29922"
 
 
 def bars(title: str, rows: Sequence[tuple[str, float, str, str]]) -> str:
@@ -30,8 +30,27 @@ def grouped(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float, s
     return _frame(title, top + 12, parts)
 
 
-def _bars(rows: Sequence[tuple[str, float, str, str]], top: int) -> list[str]:
-    longest = max((value for _, value, *_ in rows), default=1.0) or 1.0
+def ratios(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> str:
+    """Ratios of two things in groups, all on one scale, with a line at 1 where they are equal."""
+    longest = max((value for _, rows in groups for _, value in rows), default=1.0)
+    equal = LEFT + WIDTH / max(longest, 1.0)
+    parts: list[str] = []
+    top = TOP
+    for name, rows in groups:
+        parts.append(f'<text x="12" y="{top + 14}" font-weight="bold" fill="#222">{escape(name)}</text>')
+        drawn = [(row, value, f"{value:.2f}x", OURS if value <= 1 else OVER) for row, value in rows]
+        parts += _bars(drawn, top + ROW, longest=max(longest, 1.0))
+        ends = top + ROW * (len(rows) + 1)
+        line = f'x1="{equal:.1f}" x2="{equal:.1f}" y1="{top + ROW - 4}" y2="{ends - 2}"'
+        parts.append(f'<line {line} stroke="#222" stroke-dasharray="3 3"/>')
+        top = ends + 8
+    return _frame(title, top + 12, parts)
+
+
+def _bars(
+    rows: Sequence[tuple[str, float, str, str]], top: int, *, longest: float | None = None
+) -> list[str]:
+    longest = longest or max((value for _, value, *_ in rows), default=1.0) or 1.0
     parts = []
     for number, (name, value, written, colour) in enumerate(rows):
         at = top + ROW * number

@@ -17,6 +17,22 @@ MEMORY_BOUND_KB = (
     256  # a socket buffer of 64 KiB, which the kernel doubles; 64 KiB write buffer; the rest is bookkeeping
 )
 
+PEERS = ("nchan", "Centrifugo", "Mercure")
+_EVENT, _NEW, _IDLE = "cpu_us_per_event", "cpu_us_per_connection", "kb_per_connection"
+# What is compared with each peer: what it is called, scenario, our row, theirs, and the figure.
+BESIDE = (
+    ("an event, 1,000 SSE", "fanout", "ours SSE, 1,000", "{} SSE, 1,000", _EVENT),
+    ("an event, 10,000 SSE", "fanout", "ours SSE, 10,000", "{} SSE, 10,000", _EVENT),
+    ("an event, 1,000 WebSockets", "fanout", "ours WebSocket, 1,000", "{} WebSocket, 1,000", _EVENT),
+    ("an event, 10,000 WebSockets", "fanout", "ours WebSocket, 10,000", "{} WebSocket, 10,000", _EVENT),
+    ("5,000 tasks, in memory", "many", "ours, many tasks, memory journal", "{}, many tasks", _EVENT),
+    ("5,000 tasks, ours on disk", "many", "ours, many tasks", "{}, many tasks", _EVENT),
+    ("a new SSE stream", "connect", "ours SSE", "{} SSE", _NEW),
+    ("a new WebSocket", "connect", "ours WebSocket", "{} WebSocket", _NEW),
+    ("memory, idle SSE stream", "idle", "ours SSE", "{} SSE", _IDLE),
+    ("memory, idle WebSocket", "idle", "ours WebSocket", "{} WebSocket", _IDLE),
+)
+
 Cycle = dict[str, dict[str, Any]]
 Result = dict[str, Any]
 
@@ -362,11 +378,11 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 def markdown(results: dict[str, Result]) -> str:
-    """Return the section between the markers of docs/performance.md."""
+    """Return the section between the markers of docs/benchmarks.md."""
     rows = list(targets(results))
     lines = [*_head(results), "", *_target_table(rows), ""]
     if "fanout" in results:
-        lines += ["![CPU per delivered event](performance.svg)", ""]
+        lines += ["![CPU per delivered event](benchmarks.svg)", ""]
     bad = client_errors(results)
     if bad:
         lines += ["**Clients that ended incorrectly:**", "", *(f"- {one}" for one in bad), ""]
@@ -401,12 +417,27 @@ def text(results: dict[str, Result]) -> str:
 
 
 def write(results: dict[str, Result], page: Path) -> None:
-    """Write the tables between the markers, and the chart beside the page."""
+    """Write the tables between the markers, and the charts beside the page."""
     before, rest = page.read_text().split(BEGIN)
     _, after = rest.split(END)
     page.write_text(f"{before}{BEGIN}\n{markdown(results).rstrip()}\n{END}{after}")
     if "fanout" in results:
         page.with_suffix(".svg").write_text(picture(_Cycles(results["fanout"]["cycles"])))
+    page.with_name("performance.svg").write_text(beside(results))
+
+
+def beside(results: dict[str, Result]) -> str:
+    """What ours costs over what each peer does, as one picture; what was not measured is left out."""
+    groups = []
+    for peer in PEERS:
+        rows = []
+        for what, scenario, ours, theirs, key in BESIDE:
+            cycles = _Cycles(results[scenario]["cycles"] if scenario in results else [])
+            if values := cycles.ratio(ours, theirs.format(peer), key):
+                rows.append((what, median(values)))
+        if rows:
+            groups.append((f"over {peer}", rows))
+    return charts.ratios("CPU and memory of ours over that of a peer (left of the line: less)", groups)
 
 
 def picture(cycles: _Cycles) -> str:

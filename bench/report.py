@@ -5,16 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench import charts
 from bench.scenarios import FULL, Sizes
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 MEMORY_BOUND_KB = (
     256  # a socket buffer of 64 KiB, which the kernel doubles; 64 KiB write buffer; the rest is bookkeeping
+)
+
+PEERS = ("nchan", "Centrifugo", "Mercure")
+_EVENT, _NEW, _IDLE = "cpu_us_per_event", "cpu_us_per_connection", "kb_per_connection"
+# What is compared with each peer: what it is called, scenario, our row, theirs, and the figure.
+BESIDE = (
+    ("an event, 1,000 SSE", "fanout", "ours SSE, 1,000", "{} SSE, 1,000", _EVENT),
+    ("an event, 10,000 SSE", "fanout", "ours SSE, 10,000", "{} SSE, 10,000", _EVENT),
+    ("an event, 1,000 WebSockets", "fanout", "ours WebSocket, 1,000", "{} WebSocket, 1,000", _EVENT),
+    ("an event, 10,000 WebSockets", "fanout", "ours WebSocket, 10,000", "{} WebSocket, 10,000", _EVENT),
+    ("5,000 tasks, in memory", "many", "ours, many tasks, memory journal", "{}, many tasks", _EVENT),
+    ("5,000 tasks, ours on disk", "many", "ours, many tasks", "{}, many tasks", _EVENT),
+    ("a new SSE stream", "connect", "ours SSE", "{} SSE", _NEW),
+    ("a new WebSocket", "connect", "ours WebSocket", "{} WebSocket", _NEW),
+    ("memory, idle SSE stream", "idle", "ours SSE", "{} SSE", _IDLE),
+    ("memory, idle WebSocket", "idle", "ours WebSocket", "{} WebSocket", _IDLE),
 )
 
 Cycle = dict[str, dict[str, Any]]
@@ -102,60 +118,80 @@ def _at_most(what: str, bound: float, values: list[float], unit: str = "x") -> I
         yield Target(what, f"at most {_short(bound)}{_space(unit)}", values, median(values) <= bound, unit)
 
 
+def _judged(what: str, bound: float | None, values: list[float], unit: str = "x") -> Iterator[Target]:
+    """A promise that it is at most `bound`, or only a figure."""
+    yield from _reported(what, values, unit) if bound is None else _at_most(what, bound, values, unit)
+
+
+def _possessive(peer: str) -> str:
+    return "the C limit's" if peer == "C limit" else f"{peer}'s"
+
+
 def _reported(what: str, values: list[float], unit: str = "x") -> Iterator[Target]:
     if values:
         yield Target(what, "", values, holds=True, unit=unit)
 
 
 def _fanout(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
-    rate, cpu = "events_per_second", "cpu_us_per_event"
-    for number in (sizes.few, sizes.many):  # nothing of a size is judged that was not run
-        at = f"{number:,}"
-        ours, limit = f"ours SSE, {at}", f"C limit SSE, {at}"
+    rate, cpu, last = "events_per_second", "cpu_us_per_event", "all_p99_us"
+    bounds = {  # nchan, Centrifugo, the C limit
+        ("SSE", sizes.few): (1.0, 0.6, 1.35),
+        ("SSE", sizes.many): (0.95, 0.5, None),
+        ("WebSocket", sizes.few): (1.0, None, None),
+        ("WebSocket", sizes.many): (1.0, None, None),
+    }
+    for (kind, number), (nchan, centrifugo, limit) in bounds.items():
+        at = f"{number:,}"  # nothing of a size is judged that was not run
+        ours, what = f"ours {kind}, {at}", f"1. {at} {kind}: CPU per event over "
+        in_memory = f"ours {kind}, memory journal, {at}"
+        judged = {"nchan": nchan, "Centrifugo": centrifugo, "Mercure": None, "C limit": limit}
+        for peer, bound in judged.items():
+            name = f"{peer} {kind}, {at}"
+            yield from _judged(f"{what}{_possessive(peer)}", bound, cycles.ratio(ours, name, cpu))
+            yield from _reported(
+                f"1. {at} {kind}: last socket's p99 over {_possessive(peer)}", cycles.ratio(ours, name, last)
+            )
+        yield from _reported(f"{what}the same with the memory journal", cycles.ratio(ours, in_memory, cpu))
+        workers = cycles.ratio(f"ours {kind}, 2 workers, {at}", ours, cpu)
+        yield from _reported(f"1. {at} {kind}: CPU per event of 2 workers together, over one's", workers)
+        tls = cycles.ratio(f"ours {kind}, TLS, {at}", ours, cpu)
+        yield from _reported(f"1. {at} {kind}, TLS: CPU per event over that without", tls)
+        for peer in ("C limit", "nchan"):
+            values = cycles.ratio(ours, f"{peer} {kind}, {at}", rate)
+            yield from _reported(f"1. {at} {kind}: events/s over {_possessive(peer)}", values)
         yield from _at_least(
-            f"1. {at} SSE: events/s over the C limit's", 0.65, cycles.ratio(ours, limit, rate)
-        )
-        yield from _at_most(
-            f"1. {at} SSE: CPU per event over the C limit's", 1.5, cycles.ratio(ours, limit, cpu)
-        )
-        yield from _at_least(
-            f"1. {at} SSE: events/s over nchan's", 1.0, cycles.ratio(ours, f"nchan SSE, {at}", rate)
-        )
-        yield from _at_least(
-            f"1. {at} SSE: events/s over naive sse-starlette's",
+            f"1. {at} {kind}: events/s over naive sse-starlette's",
             3.5,
-            cycles.ratio(ours, f"naive SSE, {at}", rate),
-        )
-        in_memory = f"ours SSE, memory journal, {at}"
-        yield from _reported(
-            f"1. {at} SSE, memory journal: events/s over the C limit's", cycles.ratio(in_memory, limit, rate)
-        )
-        ours, limit = f"ours WebSocket, {at}", f"C limit WebSocket, {at}"
-        yield from _at_least(
-            f"1. {at} WebSocket: events/s over the C limit's", 0.6, cycles.ratio(ours, limit, rate)
-        )
-        yield from _reported(
-            f"1. {at} WebSocket: events/s over nchan's", cycles.ratio(ours, f"nchan WebSocket, {at}", rate)
+            cycles.ratio(ours, f"naive {kind}, {at}", rate),
         )
 
 
 def _many(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
     del sizes
-    cpu, ours = "cpu_us_per_event", "ours, many tasks"
+    cpu, ours, memory = "cpu_us_per_event", "ours, many tasks", ", memory journal"
+    what = "2. many tasks, memory journal: CPU per event over "
+    for peer, bound in {"nchan": 1.15, "Centrifugo": 0.55, "Mercure": None, "C limit": None}.items():
+        values = cycles.ratio(f"{ours}{memory}", f"{peer}, many tasks", cpu)
+        yield from _judged(f"{what}{_possessive(peer)}", bound, values)
+    what = "2. many tasks, durable: CPU per event over "
     yield from _at_most(
-        "2. many tasks: CPU per event over the one-task case's",
-        1.3,
-        cycles.ratio(ours, "ours, one task", cpu),
+        f"{what}Centrifugo's, which keeps nothing", 0.9, cycles.ratio(ours, "Centrifugo, many tasks", cpu)
     )
+    yield from _reported(f"{what}nchan's, which keeps nothing", cycles.ratio(ours, "nchan, many tasks", cpu))
+    yield from _reported(f"{what}our memory journal's", cycles.ratio(ours, f"{ours}{memory}", cpu))
+    engine = cycles.ratio(f"{ours}, engine", ours, cpu)
+    yield from _reported("2. many tasks, engine: CPU per event over the file's", engine)
+    alone = "2. many tasks: CPU per event over the one-task case's"
+    yield from _reported(alone, cycles.ratio(ours, "ours, one task", cpu))
     yield from _reported(
         "2. the same for the C limit", cycles.ratio("C limit, many tasks", "C limit, one task", cpu)
     )
-    memory, alone = ", memory journal", "ours, one task, memory journal"
-    for what, name in (
+    one = f"ours, one task{memory}"
+    for words, name in (
         ("the same with the memory journal", f"{ours}{memory}"),
         ("memory journal, one change per turn", f"{ours}, one change per turn{memory}"),
     ):
-        yield from _reported(f"2. {what}", cycles.ratio(name, alone, cpu))
+        yield from _reported(f"2. {words}", cycles.ratio(name, one, cpu))
     few = f"ours, one task of two viewers, one change per turn{memory}"
     yield from _reported(
         "2. memory journal, one change per turn, over one task with as few viewers",
@@ -164,9 +200,6 @@ def _many(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
     yield from _reported(
         "2. memory journal, five times the tasks and viewers: CPU per event",
         cycles.ratio(f"{ours}{memory}", f"ours, a fifth of the tasks{memory}", cpu),
-    )
-    yield from _reported(
-        "2. many tasks: CPU per event over nchan's", cycles.ratio(ours, "nchan, many tasks", cpu)
     )
 
 
@@ -182,14 +215,13 @@ def _burst(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
 
 def _idle(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
     del sizes
-    bounds = {"ours SSE": 14.0, "ours WebSocket": 20.0}
+    bounds = {"ours SSE": (12.0, 1.15), "ours WebSocket": (15.0, 1.2)}
     for name in cycles.names():
-        what, values = f"4. idle {name}: memory per connection", cycles.values(name, "kb_per_connection")
-        bound = bounds.get(name.partition(",")[0])
-        yield from _at_most(what, bound, values, "KB") if bound else _reported(what, values, "KB")
-        if name.startswith("ours"):
-            left = cycles.values(name, lambda row: max(row["after_kb"]) / row["before_kb"])
-            yield from _at_most(f"4. {name}: memory after all disconnected over before", 1.1, left)
+        each, left = bounds.get(name.partition(",")[0], (None, None))
+        values = cycles.values(name, "kb_per_connection")
+        yield from _judged(f"4. idle {name}: memory per connection", each, values, "KB")
+        values = cycles.values(name, lambda row: max(row["after_kb"]) / row["before_kb"])
+        yield from _judged(f"4. {name}: memory after all disconnected over before", left, values)
         if name.endswith("maximum"):
             yield from _reported(
                 f"4. {name}: connections of one process", cycles.values(name, "connections"), ""
@@ -224,14 +256,27 @@ def _slow(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
 
 def _connect(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
     del sizes
-    yield from _at_least("6. new SSE streams per second", 3000, cycles.values("ours SSE", "per_second"), "")
-    yield from _reported("6. new WebSockets per second", cycles.values("ours WebSocket", "per_second"), "")
-    yield from _reported(
-        "6. new SSE streams over nchan's", cycles.ratio("ours SSE", "nchan SSE", "per_second")
-    )
-    yield from _reported(
-        "6. new SSE streams over naive's", cycles.ratio("ours SSE", "naive SSE", "per_second")
-    )
+    bounds = {"SSE": 1.0, "WebSocket": 1.8}  # over Centrifugo
+    for kind, bound in bounds.items():
+        ours, cpu = f"ours {kind}", "cpu_us_per_connection"
+        what = f"6. a new {kind}{' stream' if kind == 'SSE' else ''}"
+        yield from _reported(f"{what}: CPU", cycles.values(ours, cpu), "us")
+        for peer in ("nchan", "Centrifugo", "Mercure", "C limit", "naive"):
+            limit = bound if peer == "Centrifugo" else None
+            values = cycles.ratio(ours, f"{peer} {kind}", cpu)
+            yield from _judged(f"{what}: CPU over {_possessive(peer)}", limit, values)
+        yield from _reported(f"{what}: per second", cycles.values(ours, "per_second"), "")
+
+
+def _storm(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
+    del sizes
+    for peer, bound in {"Centrifugo": 1.5, "nchan": None, "Mercure": None}.items():
+        what = f"6. storm: all have their first byte, over {_possessive(peer)} time"
+        yield from _judged(what, bound, cycles.ratio("ours", peer, "seconds"))
+    for name, what in {"first_viewers": "the first thousand", "livez": "`/livez`", "poll": "polls"}.items():
+        key = f"{name}_p99_ms"
+        values = [row[key] / row[f"{key}_quiet"] for row in cycles.rows("ours") if row[f"{key}_quiet"]]
+        yield from _at_most(f"6. storm: p99 of {what} over the quiet part's", 4, values)
 
 
 def _restart(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
@@ -258,6 +303,11 @@ def _upstream(cycles: _Cycles, sizes: Sizes) -> Iterator[Target]:
     del sizes
     ratio = cycles.ratio("ours, maximum rate", "bare aiohttp", "per_second")
     yield from _at_least("8. status calls over a bare aiohttp loop's", 0.8, ratio)
+    cpu = "cpu_us"
+    bare = cycles.ratio("ours, maximum rate", "bare aiohttp", cpu)
+    yield from _at_most("8. CPU of a poll over a bare aiohttp request's", 1.5, bare)
+    learned = cycles.ratio("ours, maximum rate, learned times", "ours, maximum rate", cpu)
+    yield from _reported("8. CPU of a poll scheduled by learned times, over one without", learned)
     many = "ours, many tasks"
     yield from _at_most("8. many watched tasks: loop lag p99", 50, cycles.values(many, "lag_p99_ms"), "ms")
     yield from _reported("8. many watched tasks: mean interval", cycles.values(many, "mean_interval_s"), "s")
@@ -282,6 +332,7 @@ _JUDGES: dict[str, Callable[[_Cycles, Sizes], Iterator[Target]]] = {
     "idle": _idle,
     "slow": _slow,
     "connect": _connect,
+    "storm": _storm,
     "restart": _restart,
     "answer": _answer,
     "upstream": _upstream,
@@ -301,11 +352,18 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "connections": ("connections", lambda value: f"{value:,.0f}"),
     "kb_per_connection": ("KB per connection", lambda value: f"{value:.1f}"),
     "kernel_kb_per_connection": ("kernel KB", lambda value: f"{value:.1f}"),
+    "left": ("memory after over before", lambda value: f"{value:.2f}"),
     "process_mb": ("MB at first", lambda value: f"{value:.0f}"),
     "kept_mb": ("MB kept", lambda value: f"{value:.0f}"),
     "per_second": ("per second", lambda value: f"{value:,.0f}"),
     "cpu_us_per_connection": ("CPU µs/connection", lambda value: f"{value:.0f}"),
     "first_p99_us": ("first state p99 ms", lambda value: f"{value / 1000:.1f}"),
+    "first_viewers_p99_ms": ("first viewers p99 ms", lambda value: f"{value:.1f}"),
+    "first_viewers_p99_ms_quiet": ("the same before", lambda value: f"{value:.1f}"),
+    "livez_p99_ms": ("`/livez` p99 ms", lambda value: f"{value:.1f}"),
+    "livez_p99_ms_quiet": ("`/livez` before", lambda value: f"{value:.1f}"),
+    "poll_p99_ms": ("polls p99 ms", lambda value: f"{value:.1f}"),
+    "poll_p99_ms_quiet": ("polls before", lambda value: f"{value:.1f}"),
     "cpu_us": ("CPU µs/call", lambda value: f"{value:.0f}"),
     "watches": ("watches", lambda value: f"{value:,.0f}"),
     "series": ("lines", lambda value: f"{value:,.0f}"),
@@ -320,11 +378,11 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
 
 
 def markdown(results: dict[str, Result]) -> str:
-    """Return the section between the markers of docs/performance.md."""
+    """Return the section between the markers of docs/benchmarks.md."""
     rows = list(targets(results))
     lines = [*_head(results), "", *_target_table(rows), ""]
     if "fanout" in results:
-        lines += ["![CPU per delivered event](performance.svg)", ""]
+        lines += ["![CPU per delivered event](benchmarks.svg)", ""]
     bad = client_errors(results)
     if bad:
         lines += ["**Clients that ended incorrectly:**", "", *(f"- {one}" for one in bad), ""]
@@ -359,39 +417,39 @@ def text(results: dict[str, Result]) -> str:
 
 
 def write(results: dict[str, Result], page: Path) -> None:
-    """Write the tables between the markers, and the chart beside the page."""
+    """Write the tables between the markers, and the charts beside the page."""
     before, rest = page.read_text().split(BEGIN)
     _, after = rest.split(END)
     page.write_text(f"{before}{BEGIN}\n{markdown(results).rstrip()}\n{END}{after}")
     if "fanout" in results:
         page.with_suffix(".svg").write_text(picture(_Cycles(results["fanout"]["cycles"])))
+    page.with_name("performance.svg").write_text(beside(results))
+
+
+def beside(results: dict[str, Result]) -> str:
+    """What ours costs over what each peer does, as one picture; what was not measured is left out."""
+    groups = []
+    for peer in PEERS:
+        rows = []
+        for what, scenario, ours, theirs, key in BESIDE:
+            cycles = _Cycles(results[scenario]["cycles"] if scenario in results else [])
+            if values := cycles.ratio(ours, theirs.format(peer), key):
+                rows.append((what, median(values)))
+        if rows:
+            groups.append((f"over {peer}", rows))
+    return charts.ratios("CPU and memory of ours over that of a peer (left of the line: less)", groups)
 
 
 def picture(cycles: _Cycles) -> str:
     """CPU per delivered event, one bar a contender."""
-    names = [name for name in cycles.names() if cycles.values(name, "cpu_us_per_event")]
-    bars = [(name, median(cycles.values(name, "cpu_us_per_event"))) for name in names]
-    longest = max((value for _, value in bars), default=1.0) or 1.0
-    left, width, row = 210, 480, 24
-    height = 64 + row * len(bars)
-    box = left + width + 80
-    title = "CPU µs for one delivered event (shorter is better)"
-    frame = f'viewBox="0 0 {box} {height}" role="img" aria-label="{title}"'
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" {frame} font-family="sans-serif" font-size="13">',
-        f'<rect width="{box}" height="{height}" fill="#fff"/>',
-        f'<text x="12" y="26" font-size="15" fill="#222">{title}</text>',
-    ]
-    for number, (name, value) in enumerate(bars):
-        top = 44 + row * number
-        colour = "#1f6feb" if name.startswith("ours") else "#8b949e" if name.startswith("C ") else "#c9ced6"
-        long = max(width * value / longest, 1)
-        parts += [
-            f'<text x="{left - 8}" y="{top + 14}" text-anchor="end" fill="#222">{escape(name)}</text>',
-            f'<rect x="{left}" y="{top}" width="{long:.1f}" height="{row - 6}" rx="2" fill="{colour}"/>',
-            f'<text x="{left + long + 6:.1f}" y="{top + 14}" fill="#222">{value:.1f}</text>',
-        ]
-    return "\n".join([*parts, "</svg>", ""])
+    rows = []
+    for name in cycles.names():
+        if values := cycles.values(name, "cpu_us_per_event"):
+            colour = charts.PLAIN
+            if name.startswith(("ours", "C ")):
+                colour = charts.OURS if name.startswith("ours") else charts.FLOOR
+            rows.append((name, median(values), f"{median(values):.1f}", colour))
+    return charts.bars("CPU µs for one delivered event (shorter is better)", rows)
 
 
 def _head(results: dict[str, Result]) -> Iterator[str]:

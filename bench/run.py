@@ -1,6 +1,6 @@
 """Runs the scenarios with alternating contenders and reports the results.
 
-python -m bench.run                         everything, three cycles; writes docs/performance.md
+python -m bench.run                         everything, three cycles; writes docs/benchmarks.md
 python -m bench.run fanout idle             selected scenarios
 python -m bench.run --tiny                  takes seconds: checks that the code runs, writes nothing
 """
@@ -17,11 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import machine, report
+from bench import hubs, machine, report
 from bench.contenders import BUILD, LOAD_CORE, ROOT, Failed, build
 from bench.scenarios import FULL, SCENARIOS, TINY, Sizes
 
-HOW_TO_NCHAN = "nchan is not installed and is skipped: apt-get install nginx-light libnginx-mod-nchan"
 CYCLES = {"idle": 1, "slow": 3}  # idle memory varies little, and the scenario includes three rounds of churn
 
 
@@ -29,10 +28,10 @@ def main(words: list[str] | None = None) -> int:
     """Run the scenarios given on the command line."""
     config = _parsed(words)
     build()
+    for line in hubs.missing():  # before this process is bound to a core: it may build one
+        _say(line)
     if (os.cpu_count() or 1) > LOAD_CORE:
         os.sched_setaffinity(0, {LOAD_CORE})
-    if machine.nchan_modules() is None:
-        print(HOW_TO_NCHAN, flush=True)
     sizes = TINY if config.tiny else FULL
     path = config.results or BUILD / ("tiny.json" if config.tiny else "results.json")
     results: dict[str, Any] = {}
@@ -45,7 +44,7 @@ def main(words: list[str] | None = None) -> int:
     results = {name: results[name] for name in SCENARIOS if name in results}
     print(report.text(results) if not config.tiny else _tiny(results), flush=True)
     if not config.tiny and not config.no_write:
-        report.write(results, ROOT / "docs" / "performance.md")
+        report.write(results, ROOT / "docs" / "benchmarks.md")
         runpy.run_path(str(ROOT / "docs" / "generate.py"))["main"]()  # the pages that quote the figures
     return 1 if failed or report.client_errors(results) else 0
 
@@ -132,7 +131,7 @@ def _parsed(words: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--cycles", type=int, help="number of cycles (3)")
     parser.add_argument("--results", type=Path, help="file of the results between runs")
-    parser.add_argument("--no-write", action="store_true", help="do not change docs/performance.md")
+    parser.add_argument("--no-write", action="store_true", help="do not change docs/benchmarks.md")
     config = parser.parse_args(words)
     if unknown := set(config.scenarios) - set(SCENARIOS):
         parser.error(f"unknown scenario: {', '.join(sorted(unknown))}; available: {', '.join(SCENARIOS)}")

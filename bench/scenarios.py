@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,25 +21,29 @@ from typing import Any
 from bench import machine
 from bench.contenders import (
     BUILD,
+    ROOT,
     SERVER_CORE,
     Failed,
     Load,
     NotInstalled,
     Server,
     ask_provider,
+    command_provider,
     end,
     get,
     kill,
     limit,
     loading,
     naive,
-    nchan,
     ours,
     providing,
     read_line,
     start,
     streaming,
+    with_engine,
+    with_tls,
 )
+from bench.hubs import centrifugo, mercure, nchan
 from bench.observers import Histograms, LatencyProbe, MemoryPeaks, metric, quantile
 
 Row = tuple[str, dict[str, Any]]
@@ -64,6 +69,8 @@ class Sizes:
     slow_run_seconds: float = 12.0
     slow_rate: float = 60.0
     connects: int = 5_000
+    storm_changes: int = 1_500
+    storm_seconds: float = 3.0
     scrapes: int = 60
     at_once: int = 256
     pause: float = 2.0
@@ -87,11 +94,26 @@ TINY = Sizes(
     slow_run_seconds=2.0,
     slow_rate=400.0,
     connects=80,
+    storm_changes=60,
+    storm_seconds=0.3,
     scrapes=4,
     at_once=32,
     pause=0.2,
     release=0.2,
 )
+
+
+# More than one core can poll, yet no task misses three intervals, since that would send notices.
+BUSY = {"poll_min_seconds": 0.4, "poll_max_seconds": 0.4}
+HUBS_SSE: list[tuple[str, Make]] = [
+    ("nchan SSE", nchan),
+    ("Centrifugo SSE", centrifugo),
+    ("Mercure SSE", mercure),
+]
+HUBS_WEBSOCKET: list[tuple[str, Make]] = [
+    ("nchan WebSocket", lambda: nchan(websocket=True)),
+    ("Centrifugo WebSocket", lambda: centrifugo(websocket=True)),
+]
 
 
 def fanout(sizes: Sizes) -> Iterator[Row]:
@@ -102,13 +124,16 @@ def fanout(sizes: Sizes) -> Iterator[Row]:
         makes: list[tuple[str, Make]] = [
             ("ours SSE", ours),
             ("ours SSE, memory journal", lambda: ours(memory=True)),
+            ("ours SSE, 2 workers", lambda: ours(config={"workers": 2})),
             ("C limit SSE", limit),
-            ("nchan SSE", nchan),
+            *HUBS_SSE,
             ("naive SSE", naive),
             ("ours WebSocket", lambda: ours(websocket=True)),
             ("C limit WebSocket", lambda: limit(websocket=True)),
-            ("nchan WebSocket", lambda: nchan(websocket=True)),
+            *HUBS_WEBSOCKET,
         ]
+        if viewers == sizes.few:
+            makes.append(("ours SSE, TLS", with_tls))
         for name, make in makes:
             yield from _locked(f"{name}, {viewers:,}", make, viewers, rounds)
 
@@ -135,14 +160,19 @@ def many(sizes: Sizes) -> Iterator[Row]:
         (f"ours, many tasks, one change per turn{memory}", in_memory, tasks, viewers, 1),
         (f"ours, one task of two viewers, one change per turn{memory}", in_memory, 1, 2, 1),
         (f"ours, a fifth of the tasks{memory}", in_memory, *small, 100),
+        ("ours, many tasks, engine", lambda n: lambda: with_engine(tasks=n), tasks, viewers, 100),
         ("C limit, many tasks", lambda n: lambda: limit(tasks=n), tasks, viewers, 100),
-        ("nchan, many tasks", lambda _: lambda: nchan(publishers=32), tasks, viewers, 100),
     ]
+    hubs: dict[str, Callable[..., AbstractContextManager[Server]]]
+    hubs = {"nchan": nchan, "Centrifugo": centrifugo, "Mercure": mercure}
+    for name, hub in hubs.items():
+        run = partial(hub, publishers=32)
+        cases.append((f"{name}, many tasks", lambda _, run=run: run, tasks, viewers, 100))  # type: ignore[misc]
     for name, make, of_tasks, of_viewers, batch in cases:
         with _run(make(of_tasks)) as server:
             if server is None:
                 continue
-            yield name, _flooded(server, sizes, of_tasks, of_viewers, batch)
+            yield name, flooded(server, sizes, of_tasks, of_viewers, batch)
 
 
 def burst(sizes: Sizes) -> Iterator[Row]:
@@ -161,32 +191,29 @@ def burst(sizes: Sizes) -> Iterator[Row]:
 
 def idle(sizes: Sizes) -> Iterator[Row]:
     """Memory of idle connections, and memory left after they have closed."""
-    cases: list[tuple[str, Make, int]] = [
-        ("ours SSE", ours, sizes.idle),
-        ("ours SSE, PYTHONMALLOC=malloc", lambda: ours(malloc=True), sizes.idle),
-        ("ours WebSocket", lambda: ours(websocket=True), sizes.idle),
-        ("ours WebSocket, PYTHONMALLOC=malloc", lambda: ours(websocket=True, malloc=True), sizes.idle),
-        ("nchan SSE", nchan, sizes.idle),
-        ("naive SSE", naive, sizes.idle),
-        ("C limit SSE", limit, sizes.idle),
+    peers: list[tuple[str, Make]] = [*HUBS_SSE, *HUBS_WEBSOCKET, ("naive SSE", naive), ("C limit SSE", limit)]
+    cases: list[tuple[str, Make, int, int]] = [
+        ("ours SSE", ours, sizes.idle, sizes.churns),
+        ("ours WebSocket", lambda: ours(websocket=True), sizes.idle, sizes.churns),
+        *((name, make, sizes.idle, 1) for name, make in peers),
     ]
     if sizes is not TINY:
         maximum = machine.descriptor_limit() - 150
         cases += [
-            ("ours SSE, maximum", ours, maximum),
-            ("ours WebSocket, maximum", lambda: ours(websocket=True), maximum),
+            ("ours SSE, maximum", ours, maximum, 1),
+            ("ours WebSocket, maximum", lambda: ours(websocket=True), maximum, 1),
         ]
-    for name, make, number in cases:
+    for name, make, number, churns in cases:
         with _run(make) as server:
             if server is None:
                 continue
             with loading(server) as load:
-                _open(load, min(200, number), sizes.at_once)
+                opened(load, min(200, number), sizes.at_once)
                 load("drop", 0)
                 time.sleep(sizes.pause)
                 before = machine.memory_kb(server.pids)
                 kernel = machine.tcp_memory_kb()
-                got = _open(load, number, sizes.at_once)
+                got = opened(load, number, sizes.at_once)
                 load("hold", sizes.pause)
                 full = machine.memory_kb(server.pids)
                 numbers = {
@@ -196,16 +223,17 @@ def idle(sizes: Sizes) -> Iterator[Row]:
                     "before_kb": before,
                     "after_kb": [],
                 }
-                for _ in range(sizes.churns):
+                for _ in range(churns - 1):
                     load("drop", 0)
                     time.sleep(sizes.release)
                     numbers["after_kb"].append(machine.memory_kb(server.pids))
-                    again = _open(load, number, sizes.at_once)
+                    again = opened(load, number, sizes.at_once)
                     if again["opened"] != got["opened"]:
                         raise Failed(f"{name}: {again} after a churn")
                 load("drop", 0)
                 time.sleep(sizes.release)
                 numbers["after_kb"].append(machine.memory_kb(server.pids))
+                numbers["left"] = max(numbers["after_kb"]) / before
                 if name.startswith("ours"):
                     numbers["process_mb"] = before / 1024
                     numbers["kept_mb"] = (max(numbers["after_kb"]) - before) / 1024
@@ -218,7 +246,7 @@ def slow(sizes: Sizes) -> Iterator[Row]:
         wakers = sleepers // 2
         config = {"write_timeout_seconds": sizes.slow_run_seconds}
         with ours(config=config) as server, loading(server) as load:
-            _open(load, sizes.few, sizes.at_once, small=sleepers + wakers)
+            opened(load, sizes.few, sizes.at_once, small=sleepers + wakers)
             streaming(server, 1)
             load("pace", 20, 20, 1)
             load("sleep", sleepers + wakers)
@@ -247,17 +275,78 @@ def connect(sizes: Sizes) -> Iterator[Row]:
     makes: list[tuple[str, Make]] = [
         ("ours SSE", ours),
         ("C limit SSE", limit),
-        ("nchan SSE", nchan),
+        *HUBS_SSE,
         ("naive SSE", naive),
         ("ours WebSocket", lambda: ours(websocket=True)),
+        *HUBS_WEBSOCKET,
     ]
     for name, make in makes:
         with _run(make) as server:
             if server is None:
                 continue
             with loading(server) as load:
-                _open(load, 20, 20)
-                yield name, _open(load, sizes.connects, sizes.at_once)
+                opened(load, 20, 20)
+                yield name, opened(load, sizes.connects, sizes.at_once)
+
+
+def storm(sizes: Sizes) -> Iterator[Row]:
+    """Some viewers are there, many come within a second; what do the others notice?"""
+    tasks, before = sizes.tasks, min(sizes.few, sizes.tasks)
+    more = sizes.connects * 9 // 5
+    pace = {"requests_per_second": 100_000}
+    with ours(tasks=tasks, upstream="qingbo", pace=pace, streams=False) as server, ExitStack() as stack:
+        one, many = server.path, "/v1/events?x="
+        server.path, server.item = many, "&task=qingbo/t%d"
+        per_conn = min(200, tasks)
+        every = stack.enter_context(loading(server, tasks=tasks, per_conn=per_conn, timeout=60))
+        opened(every, tasks // per_conn, 20)  # from now on all tasks have a state, and are polled
+        server.path, server.item = one, None
+        first = stack.enter_context(loading(server, tasks=tasks))
+        opened(first, before, sizes.at_once)
+        state = json.loads(get(server.port, "/v1/tasks/qingbo/t0"))
+        server.path, server.stateless = f"{one}?last_event_id={state['cursor']}", True
+        newcomers = stack.enter_context(loading(server, tasks=tasks))
+        quiet = _beside(server, first, sizes)
+        newcomers.send("open", more, more, more, 0)
+        loud = _beside(server, first, sizes)
+        numbers = _came(newcomers, more)
+        numbers |= {f"{name}_quiet": value for name, value in quiet.items()}
+        yield "ours", numbers | loud
+    for name, make in (("nchan", nchan), ("Centrifugo", centrifugo), ("Mercure", mercure)):
+        with _run(partial(make, publishers=8)) as peer, ExitStack() as stack:
+            if peer is None:
+                continue
+            first = stack.enter_context(loading(peer, tasks=tasks))
+            opened(first, before, sizes.at_once)
+            peer.stateless = True
+            newcomers = stack.enter_context(loading(peer, tasks=tasks))
+            newcomers.send("open", more, more, more, 0)
+            changed = first("pace", sizes.storm_changes / sizes.storm_seconds, sizes.storm_changes, 1)
+            numbers = _came(newcomers, more) | _checked(changed)
+            yield name, numbers | {"first_viewers_p99_ms": changed["p99_us"] / 1000}
+
+
+def _beside(server: Server, load: Load, sizes: Sizes) -> dict[str, Any]:
+    """Changes to some viewers, `/livez` and polls, for as long as a storm takes."""
+    probe, before = LatencyProbe(server.port), Histograms(server.port)
+    changed = load("pace", sizes.storm_changes / sizes.storm_seconds, sizes.storm_changes, 1)
+    took, after = probe.stop(), Histograms(server.port)
+    return {
+        "first_viewers_p99_ms": changed["p99_us"] / 1000,
+        "livez_p99_ms": quantile(took, 0.99) * 1000,
+        "poll_p99_ms": after.quantile(before, "bridge_upstream_request_seconds", 0.99) * 1000,
+    } | _checked(changed)
+
+
+def _checked(changed: dict[str, Any]) -> dict[str, Any]:
+    return {key: changed[key] for key in ("missing_last", "repeats", "backwards", "foreign", "closed")}
+
+
+def _came(newcomers: Load, number: int) -> dict[str, Any]:
+    got = newcomers.answer()
+    if got["opened"] != number:
+        raise Failed(f"only {got['opened']} of {number} connections opened: {got}")
+    return {key: got[key] for key in ("seconds", "cpu_us_per_connection", "first_p99_us")}
 
 
 def restart(sizes: Sizes) -> Iterator[Row]:
@@ -273,7 +362,7 @@ def restart(sizes: Sizes) -> Iterator[Row]:
 
         server = stack.enter_context(bridge())
         load = stack.enter_context(loading(server, tasks=tasks))
-        got = _open(load, sizes.connects, sizes.at_once)
+        got = opened(load, sizes.connects, sizes.at_once)
         load("return", 0)
         ask_provider(provider[1], "z")
         load.send("return", 40)
@@ -295,7 +384,7 @@ def answer(sizes: Sizes) -> Iterator[Row]:
     ]
     for name, make, streams in makes:
         with make() as server, loading(server) as load:
-            _open(load, sizes.few, sizes.at_once)
+            opened(load, sizes.few, sizes.at_once)
             if streams:
                 streaming(server, streams)
             load("pace", 10, 10, 1)
@@ -316,10 +405,9 @@ def upstream(sizes: Sizes) -> Iterator[Row]:
             yield "bare aiohttp", dict(json.loads(line))
         finally:
             end(process)
-    # More than one core can poll, yet no task misses three intervals, since that would send notices.
-    busy = {"poll_min_seconds": 0.4, "poll_max_seconds": 0.4}
-    yield "ours, maximum rate", _watched(sizes, few, busy)
-    yield "ours, many tasks", _watched(sizes, sizes.watched, {})
+    yield "ours, maximum rate", watched(sizes, few, BUSY)
+    yield "ours, maximum rate, learned times", watched(sizes, few, BUSY, ended=min(64, few // 3))
+    yield "ours, many tasks", watched(sizes, sizes.watched, {})
 
 
 def scrape(sizes: Sizes) -> Iterator[Row]:
@@ -329,7 +417,7 @@ def scrape(sizes: Sizes) -> Iterator[Row]:
         with ours(tasks=tasks, upstream="qingbo", streams=False, more=("vapi", "bytespike")) as server:
             server.path, server.item = "/v1/events?x=", "&task=qingbo/t%d"
             with loading(server, tasks=tasks, per_conn=per_conn, timeout=60) as load:
-                _open(load, max(tasks // per_conn, 1), 20)
+                opened(load, max(tasks // per_conn, 1), 20)
                 time.sleep(min(3.0, sizes.seconds))
                 yield "one watched task" if tasks == 1 else "many watched tasks", _scraped(server, sizes)
 
@@ -365,14 +453,28 @@ def _scraped(server: Server, sizes: Sizes) -> dict[str, Any]:
     }
 
 
-def _watched(sizes: Sizes, tasks: int, pace: dict[str, Any]) -> dict[str, Any]:
+def watched(
+    sizes: Sizes, tasks: int, pace: dict[str, Any], *, ended: int = 0, root: Path = ROOT
+) -> dict[str, Any]:
+    """Tasks that are watched and do not change: polls, and their CPU.
+
+    Args:
+        ended: How many of them end before that, so that the times of the others are learned from them.
+    """
     per_conn = min(200, tasks)
-    with ours(tasks=tasks, upstream="qingbo", pace=pace, streams=False) as server:
+    with (
+        providing(tasks, dated=ended > 0) as provider,
+        ours(
+            tasks=tasks, upstream="qingbo", pace=pace, streams=False, provider=provider, root=root
+        ) as server,
+    ):
         assert server.provider is not None
         server.path = "/v1/events?x="
         server.item = "&task=qingbo/t%d"
         with loading(server, tasks=tasks, per_conn=per_conn, timeout=60) as load:
-            _open(load, tasks // per_conn, 20)
+            opened(load, tasks // per_conn, 20)
+            if ended:
+                command_provider(server.provider, f"e 0 {ended}")
             time.sleep(min(6.0, sizes.seconds))  # until the poll intervals of unchanged tasks have grown
             ask_provider(server.provider, "z")
             before, cpu, started_at = (
@@ -400,11 +502,13 @@ def _watched(sizes: Sizes, tasks: int, pace: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _flooded(server: Server, sizes: Sizes, tasks: int, viewers: int, batch: int) -> dict[str, Any]:
+def flooded(server: Server, sizes: Sizes, tasks: int, viewers: int, batch: int) -> dict[str, Any]:
+    """Changes of many tasks at maximum speed."""
     with loading(server, tasks=tasks) as load:
-        _open(load, viewers, sizes.at_once)
+        opened(load, viewers, sizes.at_once)
         _settle(server)
-        load("flood", sizes.publishes // 10, batch)
+        # A hub without history has had no change of any task so far, and the first one costs it a search.
+        load("flood", sizes.publishes // (2 if server.stateless else 10), batch)
         return load("flood", sizes.publishes, batch) | {"viewers": viewers, "tasks": tasks}
 
 
@@ -413,9 +517,14 @@ def _locked(name: str, make: Make, viewers: int, rounds: int, *, changes: int = 
         if server is None:
             return
         with loading(server) as load:
-            _open(load, viewers, 256)
-            _settle(server)
-            yield name, load("lock", max(rounds // 10, 1), rounds, changes) | {"viewers": viewers}
+            yield name, in_lockstep(server, load, viewers, rounds, changes)
+
+
+def in_lockstep(server: Server, load: Load, viewers: int, rounds: int, changes: int = 1) -> dict[str, Any]:
+    """The next changes of one task are published when all viewers have the last one."""
+    opened(load, viewers, 256)
+    _settle(server)
+    return load("lock", max(rounds // 10, 1), rounds, changes) | {"viewers": viewers}
 
 
 def _settle(server: Server) -> None:
@@ -435,7 +544,12 @@ def _run(make: Make) -> Iterator[Server | None]:
         yield server
 
 
-def _open(load: Load, number: int, at_once: int, *, small: int = 0) -> dict[str, Any]:
+def opened(load: Load, number: int, at_once: int, *, small: int = 0) -> dict[str, Any]:
+    """Open connections, each with its first state.
+
+    Raises:
+        Failed: One was refused, or got none.
+    """
     got = load("open", number, 0, at_once, small)
     if got["opened"] != number:
         raise Failed(f"only {got['opened']} of {number} connections opened: {got}")
@@ -444,5 +558,5 @@ def _open(load: Load, number: int, at_once: int, *, small: int = 0) -> dict[str,
 
 SCENARIOS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
     scenario.__name__: scenario
-    for scenario in (fanout, many, burst, idle, slow, connect, restart, answer, upstream, scrape)
+    for scenario in (fanout, many, burst, idle, slow, connect, storm, restart, answer, upstream, scrape)
 }

@@ -1,6 +1,6 @@
 """The figures of the newest benchmark, as other pages quote them.
 
-`make bench` writes the tables of docs/performance.md; everything here is read from there, so that no page can
+`make bench` writes the tables of docs/benchmarks.md; everything here is read from there, so that no page can
 quote an older run. docs/generate.py writes the result into the pages.
 """  # noqa: INP001 - a script, not a package
 
@@ -29,6 +29,19 @@ LOG_MEGABYTES = 40  # of 50,000 entries
 CEILING_REPLICAS = (1, 3, 8, 24, 64)
 CEILING_COLUMNS = ("engine CPU µs/change", "follower CPU µs/entry", "changes/s at 70 % of the core")
 CEILING_ROW = f"{CEILING_REPLICAS[-1]} replicas, 2,000 changes/s"
+PEERS = ("nchan", "Centrifugo", "Mercure")
+# CPU of ours over that of a peer, as docs/benchmarks.md calls it
+COMPARED = {
+    "an event of one task, 1,000 SSE streams": "1. 1,000 SSE: CPU per event over {}'s",
+    "the same, 10,000 streams": "1. 10,000 SSE: CPU per event over {}'s",
+    "the same, 1,000 WebSockets": "1. 1,000 WebSocket: CPU per event over {}'s",
+    "the same, 10,000 WebSockets": "1. 10,000 WebSocket: CPU per event over {}'s",
+    "the last of 1,000 SSE streams, p99": "1. 1,000 SSE: last socket's p99 over {}'s",
+    "an event of 5,000 tasks, memory journal": "2. many tasks, memory journal: CPU per event over {}'s",
+    "ours on disk": "2. many tasks, durable: CPU per event over {}'s, which keeps nothing",
+    "a new SSE stream": "6. a new SSE stream: CPU over {}'s",
+    "a new WebSocket": "6. a new WebSocket: CPU over {}'s",
+}
 SOCKETS = 15_000  # max_connections of the files under deploy/
 
 
@@ -60,8 +73,24 @@ class Bench:
 
 
 def bench() -> Bench:
-    """The results in docs/performance.md."""
-    return Bench((DOCS / "performance.md").read_text("utf-8"))
+    """The results in docs/benchmarks.md."""
+    return Bench((DOCS / "benchmarks.md").read_text("utf-8"))
+
+
+def peers() -> str:
+    """What ours costs over what each peer does, for docs/performance.md; empty where it was not measured."""
+    rows = [
+        (what, *(_over(comparison.format(peer)) for peer in PEERS)) for what, comparison in COMPARED.items()
+    ]
+    return _table(("ours over", *PEERS), rows)
+
+
+def _over(comparison: str) -> str:
+    try:
+        usual, least, most = bench().ratio(comparison)
+    except ValueError:
+        return ""
+    return f"{usual}x ({least}-{most})"
 
 
 def headline() -> str:
@@ -162,7 +191,7 @@ def example() -> str:
 
 
 def scaling() -> str:
-    """The plan of docs/scaling.md: what so many viewers need, by the figures of docs/performance.md."""
+    """The plan of docs/scaling.md: what so many viewers need, by the figures of docs/benchmarks.md."""
     rows = [_scaled(viewers) for viewers in PLANNED_VIEWERS]
     heads = (
         "viewers",
@@ -226,7 +255,7 @@ def compared() -> str:
     idle = [of("idle", f"{who} SSE", "KB per connection") for who in ("ours", "nchan")]
     source = _paragraph(
         f"Measured on one core of one machine, loopback, {found.day}; these are the figures of the tables in "
-        "[performance](performance.md), with the method and all missed targets."
+        "[benchmarks](benchmarks.md), with the method and all missed targets."
     )
     return f"{source}\n" + _items(
         f"One task, 1,000 SSE clients: {sse[0]} times the events of nchan per second ({sse[1]} to {sse[2]} "

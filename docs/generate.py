@@ -127,7 +127,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "closings": closings_table,
     **{
         name: FIGURES[name]
-        for name in ("headline", "sizing", "memory", "costs", "example", "compared", "scaling", "ceiling")
+        for name in (
+            "headline",
+            "peers",
+            "sizing",
+            "memory",
+            "costs",
+            "example",
+            "compared",
+            "scaling",
+            "ceiling",
+        )
     },
 }
 

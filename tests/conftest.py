@@ -7,6 +7,8 @@ named on the command line runs whatever its mark is.
 from __future__ import annotations
 
 import asyncio
+import functools
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
@@ -20,34 +22,69 @@ from tests.fakes import s3_server as s3
 from tests.harness import PATIENCE
 
 # No example is judged by real milliseconds: on a busy machine any of them may take half a second.
-# Each run tries other examples, so half of the usual hundred do; `--hypothesis-profile=long` tries 500.
+# A change lands or not by what it is, not by luck: each run tries the same fifty examples of a test.
+# `--hypothesis-profile=long` tries 500 others each time.
 PROFILE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("without-clock", PROFILE, max_examples=50)
-settings.register_profile("long", PROFILE, max_examples=500)
-settings.load_profile("without-clock")
+settings.register_profile("same", PROFILE, max_examples=50, derandomize=True)
+settings.register_profile("long", PROFILE, max_examples=500, derandomize=False)
+settings.load_profile("same")
 
 TESTS = Path(__file__).parent
 # What starts a browser, Node, a compiler or a foreign server, or builds packages. A single test that is slow
 # bears the mark itself.
 EXTENDED = (
     "browser",
+    "contract/clients/test_api_js.py",
     "contract/clients/test_bridge_js.py",
     "contract/clients/test_bridge_js_bytes.py",
     "contract/clients/test_bridge_js_package.py",
+    "contract/clients/test_bridge_js_selections.py",
     "contract/clients/test_bridge_js_subscribe.py",
+    "contract/clients/test_hooks_selections.py",
     "contract/sdks",
+    "contract/test_s3_store.py",
     "contract/test_schemathesis.py",
     "deploy",
     "docs/test_operators.py",
     "docs/test_recipes.py",
     "docs/test_recipes_pages.py",
     "docs/test_recipes_typed.py",
+    "docs/test_users_tasks.py",
     "docs/test_walkthrough.py",
     "grafana/test_live.py",
     "packages",
     "release",
 )
 NOT_EXTENDED = "not extended"  # the -m of `make test`
+ONLY_EXTENDED = "extended"  # of `make test-all`
+# Files that take longest begin first: else one of them is still running when all others are done.
+FIRST = (
+    "docs/test_recipes_typed.py",
+    "packages/test_node.py",
+    "deploy/test_edges_boundaries.py",
+    "webhooks/test_endpoints.py",
+    "webhooks/test_kill.py",
+    "webhooks/test_once.py",
+    "release/test_distribution.py",
+    "browser/test_inspector.py",
+    "replicas/test_virtual.py",
+    "packages/test_pages.py",
+    "chaos/test_copies.py",
+    "chaos/test_replicas.py",
+    "docs/test_operators.py",
+    "deploy/test_helm.py",
+    "e2e/test_replicas.py",
+    "docs/test_recipes_pages.py",
+    "docs/test_recipes.py",
+    "e2e/test_slow_requests.py",
+    "e2e/test_secrets.py",
+    "e2e/test_status_many.py",
+    "e2e/test_logs.py",
+    "e2e/test_expiry.py",
+    "e2e/test_workers.py",
+    "webhooks/test_flood.py",
+    "chaos/test_provider.py",
+)
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 FOREIGN_SETTINGS = ("BRIDGE_", "OTEL_", "COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "CLICOLOR")
 
@@ -76,23 +113,61 @@ def forget_surroundings() -> None:
         os.environ[name] = ",".join(filter(None, (os.environ.get(name), local)))
 
 
+def relative(path: Path) -> Path | None:
+    """Where a file or folder is below ours, if it is."""
+    return path.relative_to(TESTS) if path.is_relative_to(TESTS) else None
+
+
+@functools.cache
 def is_extended(path: Path) -> bool:
     """Whether a file or folder is left to `make test-all`."""
-    place = path.relative_to(TESTS) if path.is_relative_to(TESTS) else None
+    place = relative(path)
     return place is not None and any(place.is_relative_to(one) for one in EXTENDED)
 
 
+@functools.cache
+def may_be_extended(path: Path) -> bool:
+    """Whether a file may have a test for `make test-all`."""
+    return is_extended(path) or "extended" in path.read_text("utf-8")
+
+
+@functools.cache
+def turn(path: Path) -> int:
+    """When a file begins, the smallest first."""
+    place = relative(path)
+    return FIRST.index(str(place)) if str(place) in FIRST else len(FIRST)
+
+
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Do not even import what would be left out."""
-    return True if config.option.markexpr == NOT_EXTENDED and is_extended(collection_path) else None
+    """Do not even import what would be left out: four processes each import all that is collected."""
+    if config.option.markexpr == NOT_EXTENDED and is_extended(collection_path):
+        return True
+    if config.option.markexpr == ONLY_EXTENDED and collection_path.suffix == ".py":
+        return None if may_be_extended(collection_path) else True
+    return None
+
+
+def pytest_collection() -> None:
+    """Nothing of what is collected becomes garbage; looking for some takes a third of the time."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark by path, before `-m` is applied."""
+    """Mark by path, before `-m` is applied, and begin with what takes longest."""
     for item in items:
         if is_extended(item.path):
             item.add_marker(pytest.mark.extended)
+        elif item.get_closest_marker("extended") and not may_be_extended(item.path):
+            raise pytest.UsageError(
+                f"{item.nodeid}: its file must say `extended`, or `make test-all` misses it"
+            )
+    items.sort(key=lambda item: turn(item.path))
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@
  *
  * Commands are lines on standard input; each gets one line of JSON as reply:
  *   open N RATE INFLIGHT SMALL   open N streams (RATE per second, 0 = as fast as INFLIGHT at once allows) and wait
- *                                for the first state of each; the last SMALL get a small receive buffer
+ *                                for the first state of each, or for its head with `--stateless 1`; the last SMALL get
+ *                                a small receive buffer
  *   lock WARM ROUNDS BURST       publish BURST states; continue when all have received the last one; ROUNDS are measured
  *   pace RATE COUNT BURST        publish BURST states RATE times per second, COUNT times, unconditionally
  *   flood COUNT BATCH            publish COUNT states without waiting, BATCH per turn of the publisher
@@ -63,6 +64,7 @@ struct conn {
 struct pub {
     int fd;
     int outstanding;
+    uint32_t next; /* all states of its tasks before this one are sent */
 };
 
 static struct conn *conns;
@@ -74,8 +76,8 @@ static int epfd;
 static int port, tasks = 1, per_conn = 1, websocket;
 static const char *path = "/t%d", *item, *protocol, *accept_type = "text/event-stream";
 static int trigger_port;
-static const char *trigger_path, *template_file;
-static int pub_conns = 1;
+static const char *trigger_path, *template_file, *trigger_header, *trigger_type = "application/json";
+static int pub_conns = 1, stateless;
 static double stall_timeout = 30;
 static int pids[64], npids;
 
@@ -87,10 +89,10 @@ static int64_t pending;
 
 static struct pub pubs[MAX_PUBS];
 static int control = -1;
-static uint32_t http_next, http_end;
+static uint32_t http_end;
 static int http_depth;
 static char *template;
-static size_t template_n, template_at;
+static size_t template_n, template_at, template_task; /* where token and task are; no task: the end of the template */
 
 static int measuring, returning, expecting_end;
 static uint64_t events, bytes, skipped, repeats, backwards, foreign;
@@ -219,6 +221,20 @@ static void hang_up(int index, int by_us) {
     }
 }
 
+static void now_live(int index, uint64_t now) {
+    struct conn *c = &conns[index];
+    c->state = LIVE;
+    c->firsts = (uint32_t)per_conn;
+    inflight--;
+    live++;
+    reading++;
+    first_hist[bucket_of((now - c->began) / 1000)]++;
+    for (int s = 0; s < per_conn; s++) {
+        uint32_t *one = &lasts[(size_t)index * (size_t)per_conn + (size_t)s];
+        if (*one == NONE) *one = 0;
+    }
+}
+
 static void on_token(int index, uint64_t stamp, uint32_t seq, uint64_t now) {
     struct conn *c = &conns[index];
     progress_at = now;
@@ -234,17 +250,7 @@ static void on_token(int index, uint64_t stamp, uint32_t seq, uint64_t now) {
     if (c->firsts < (uint32_t)per_conn) {
         c->firsts++;
         if (seq) *last = seq;
-        if (c->firsts == (uint32_t)per_conn && c->state == ASKED) {
-            c->state = LIVE;
-            inflight--;
-            live++;
-            reading++;
-            first_hist[bucket_of((now - c->began) / 1000)]++;
-            for (int s = 0; s < per_conn; s++) {
-                uint32_t *one = &lasts[(size_t)index * (size_t)per_conn + (size_t)s];
-                if (*one == NONE) *one = 0;
-            }
-        }
+        if (c->firsts == (uint32_t)per_conn && c->state == ASKED) now_live(index, now);
         return;
     }
     if (!seq) {
@@ -467,6 +473,10 @@ static void readable(int index) {
             }
             char *body = memmem(buffer, left, "\r\n\r\n", 4); /* servers send their head in one piece */
             c->headed = 1;
+            if (stateless) {
+                progress_at = now;
+                now_live(index, now);
+            }
             if (body) {
                 left -= (size_t)(body + 4 - buffer);
                 data = body + 4;
@@ -488,21 +498,65 @@ static void readable(int index) {
 
 /* Publisher */
 
-static void stamp_template(uint32_t seq) {
-    char token[TOKEN + 1];
-    snprintf(token, sizeof token, "@~%016llx%08x", (unsigned long long)now_ns(), seq);
+#define TASK_MARK "{task}"
+
+/* A request that publishes the state `seq` of a task: the template with the token, and the task where it asks for it. */
+static size_t make_request(char *request, size_t room, uint32_t seq, int task) {
+    char token[TOKEN + 1], name[16] = "";
+    snprintf(token, sizeof token, "@~%016llx%08x", (unsigned long long)(seq ? now_ns() : 0), seq);
     memcpy(template + template_at, token, TOKEN);
+    size_t after = template_task;
+    if (template_task < template_n) {
+        snprintf(name, sizeof name, "t%d", task);
+        after += sizeof TASK_MARK - 1;
+    }
+    size_t size = template_task + strlen(name) + template_n - after;
+    char *at = request, *end = request + room;
+    at += snprintf(at, (size_t)(end - at), "POST ");
+    at += snprintf(at, (size_t)(end - at), trigger_path, task);
+    at += snprintf(at, (size_t)(end - at), " HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: %s\r\n", trigger_type);
+    if (trigger_header) at += snprintf(at, (size_t)(end - at), "%s\r\n", trigger_header);
+    at += snprintf(at, (size_t)(end - at), "Content-Length: %zu\r\n\r\n", size);
+    at = mempcpy(at, template, template_task);
+    at = mempcpy(at, name, strlen(name));
+    at = mempcpy(at, template + after, template_n - after);
+    return (size_t)(at - request);
+}
+
+/* Some servers answer 200 and say in the body what was wrong. */
+static void check_answer(const char *answer, size_t n) {
+    if (n < 10 || answer[9] != '2' || memmem(answer, n, "\"error\"", 7)) {
+        fprintf(stderr, "load: publishing was refused: %.*s\n", (int)(n < 600 ? n : 600), answer);
+        exit(1);
+    }
+}
+
+static int dial(int to_port) {
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)to_port)};
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof to)) die("cannot reach the publisher");
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    return fd;
+}
+
+#define STDIN_TAG (1ull << 40)
+#define CONTROL_TAG (1ull << 41)
+#define PUB_TAG (1ull << 42)
+
+/* Connections are made when there is something to publish: servers close those that ask for nothing. */
+static void reach(struct pub *p) {
+    if (p->fd >= 0) return;
+    p->fd = dial(trigger_port);
+    fcntl(p->fd, F_SETFL, O_NONBLOCK);
+    struct epoll_event e = {.events = EPOLLIN, .data.u64 = PUB_TAG | (uint64_t)(p - pubs)};
+    epoll_ctl(epfd, EPOLL_CTL_ADD, p->fd, &e);
 }
 
 static void post(struct pub *p, uint32_t seq) {
     static char request[32 * 1024];
-    stamp_template(seq);
-    int n = snprintf(request, 512, "POST ");
-    n += snprintf(request + n, 400, trigger_path, (int)pick(seq));
-    n += snprintf(request + n, 200, " HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: %zu\r\n\r\n",
-                  template_n);
-    memcpy(request + n, template, template_n);
-    size_t size = (size_t)n + template_n, done = 0;
+    size_t size = make_request(request, sizeof request, seq, (int)pick(seq)), done = 0;
+    reach(p);
     while (done < size) {
         ssize_t sent = send(p->fd, request + done, size - done, MSG_NOSIGNAL);
         if (sent < 0) {
@@ -515,9 +569,11 @@ static void post(struct pub *p, uint32_t seq) {
     p->outstanding++;
 }
 
-static void post_more(void) {
-    for (int i = 0; i < pub_conns && http_next < http_end; i++)
-        while (pubs[i].outstanding < http_depth && http_next < http_end) post(&pubs[i], http_next++);
+/* Each task has its connection: a server with several threads may swap what comes on two of them. */
+static void post_more(int index) {
+    struct pub *p = &pubs[index];
+    for (; p->outstanding < http_depth && p->next < http_end; p->next++)
+        if ((int)(pick(p->next) % (uint32_t)pub_conns) == index) post(p, p->next);
 }
 
 static void publisher_says(int index) {
@@ -525,17 +581,22 @@ static void publisher_says(int index) {
     for (;;) {
         ssize_t n = recv(pubs[index].fd, answer, sizeof answer, 0);
         if (n < 0 && errno == EAGAIN) break;
-        if (n <= 0) die("the publishing connection ended");
+        if (n <= 0) {
+            if (pubs[index].outstanding) die("the publishing connection ended");
+            close(pubs[index].fd);
+            pubs[index].fd = -1;
+            return;
+        }
         char *at = answer;
         size_t left = (size_t)n;
         while ((at = memmem(at, left, "HTTP/1.1 ", 9))) {
             pubs[index].outstanding--;
-            if (at[9] != '2') die("publishing was refused");
+            check_answer(at, left);
             at += 9;
             left = (size_t)(answer + n - at);
         }
     }
-    if (http_next < http_end) post_more();
+    post_more(index);
 }
 
 static void publish(uint32_t count, uint32_t batch, char how) {
@@ -553,10 +614,9 @@ static void publish(uint32_t count, uint32_t batch, char how) {
     count_pending();
     progress_at = now_ns();
     if (trigger_path) {
-        http_next = from;
         http_end = from + count;
         http_depth = count > batch || pub_conns > 1 ? 1 : (int)count;
-        post_more();
+        for (int i = 0; i < pub_conns; i++) post_more(i);
     } else {
         char text[64];
         int n = snprintf(text, sizeof text, "%c %u %u %u\n", how, from, count, batch);
@@ -565,10 +625,6 @@ static void publish(uint32_t count, uint32_t batch, char how) {
 }
 
 /* One turn of the loop */
-
-#define STDIN_TAG (1ull << 40)
-#define CONTROL_TAG (1ull << 41)
-#define PUB_TAG (1ull << 42)
 
 static void control_says(void) {
     char text[4096];
@@ -875,15 +931,6 @@ static void obey(char *text) {
     fflush(stdout);
 }
 
-static int dial(int to_port) {
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)to_port)};
-    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof to)) die("cannot reach the publisher");
-    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-    return fd;
-}
-
 static void set_up_publishing(void) {
     if (trigger_path) {
         FILE *f = fopen(template_file, "rb");
@@ -894,11 +941,11 @@ static void set_up_publishing(void) {
         char *at = memmem(template, template_n, "@~", 2);
         if (!at) die("no token in the template");
         template_at = (size_t)(at - template);
+        at = memmem(template, template_n, TASK_MARK, sizeof TASK_MARK - 1);
+        template_task = at ? (size_t)(at - template) : template_n;
         for (int i = 0; i < pub_conns; i++) {
-            pubs[i].fd = dial(trigger_port);
-            fcntl(pubs[i].fd, F_SETFL, O_NONBLOCK);
-            struct epoll_event e = {.events = EPOLLIN, .data.u64 = PUB_TAG | (uint64_t)i};
-            epoll_ctl(epfd, EPOLL_CTL_ADD, pubs[i].fd, &e);
+            pubs[i].fd = -1;
+            pubs[i].next = next_seq;
         }
     } else if (trigger_port) {
         control = dial(trigger_port);
@@ -907,19 +954,16 @@ static void set_up_publishing(void) {
     }
 }
 
-/* nchan has no state before the first publish */
+/* Peers have no state before the first publish. */
 static void first_states(void) {
+    static char request[32 * 1024], answer[4096];
+    reach(&pubs[0]);
+    fcntl(pubs[0].fd, F_SETFL, 0);
     for (int task = 0; task < tasks; task++) {
-        char request[4096], answer[4096];
-        stamp_template(0);
-        int n = snprintf(request, 256, "POST ");
-        n += snprintf(request + n, 256, trigger_path, task);
-        n += snprintf(request + n, 200, " HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %zu\r\n\r\n", template_n);
-        memcpy(request + n, template, template_n);
-        fcntl(pubs[0].fd, F_SETFL, 0);
-        if (send(pubs[0].fd, request, (size_t)n + template_n, MSG_NOSIGNAL) < 0 ||
-            recv(pubs[0].fd, answer, sizeof answer, 0) <= 0)
-            die("publishing the first states");
+        size_t size = make_request(request, sizeof request, 0, task);
+        ssize_t n = send(pubs[0].fd, request, size, MSG_NOSIGNAL);
+        if (n != (ssize_t)size || (n = recv(pubs[0].fd, answer, sizeof answer, 0)) <= 0) die("publishing the first states");
+        check_answer(answer, (size_t)n);
     }
     fcntl(pubs[0].fd, F_SETFL, O_NONBLOCK);
 }
@@ -939,6 +983,9 @@ static void options(int argc, char **argv) {
         else if (!strcmp(name, "--trigger-path")) trigger_path = value;
         else if (!strcmp(name, "--trigger-conns")) pub_conns = atoi(value);
         else if (!strcmp(name, "--template")) template_file = value;
+        else if (!strcmp(name, "--trigger-header")) trigger_header = value;
+        else if (!strcmp(name, "--trigger-type")) trigger_type = value;
+        else if (!strcmp(name, "--stateless")) stateless = atoi(value);
         else if (!strcmp(name, "--timeout")) stall_timeout = atof(value);
         else if (!strcmp(name, "--max-seconds")) alarm((unsigned)atoi(value));
         else if (!strcmp(name, "--pids")) {
@@ -970,7 +1017,7 @@ int main(int argc, char **argv) {
     epfd = epoll_create1(EPOLL_CLOEXEC);
     if (!conns || !lasts || !prev_of || !worst_us || !last_of_task || epfd < 0) die("memory");
     set_up_publishing();
-    if (trigger_path) first_states();
+    if (trigger_path && !stateless) first_states();
     struct epoll_event e = {.events = EPOLLIN, .data.u64 = STDIN_TAG};
     if (epoll_ctl(epfd, EPOLL_CTL_ADD, 0, &e)) die("standard input must be a pipe");
     while (1) {

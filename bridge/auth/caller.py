@@ -51,6 +51,14 @@ class CallerRights(NamedTuple):
             and (self.restriction is None or self.restriction.covers(key, details))
         )
 
+    def covers_selection(self, selection: Selection) -> bool:
+        """Whether they cover every task of a tag or group: it may be known then, also without tasks."""
+        is_tag = selection.kind is SelectionKind.TAG
+        return selection.account == self.account and all(
+            grant is None or selection.name in (grant.tags if is_tag else grant.groups)
+            for grant in (self.tasks, self.restriction)
+        )
+
     @property
     def by_names(self) -> bool:
         """Whether more may be covered once the details of a task are known."""

@@ -13,8 +13,8 @@ from bridge.client.eta import moment
 from bridge.core.task import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import TextIO
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any, TextIO
 
     from bridge.client.state import TaskNotice, TaskState
 
@@ -221,8 +221,8 @@ class ProgressBars:
         if state.error is not None:
             parts = (state.error.get("code"), state.error.get("message"))
             return [safe(": ".join(str(part) for part in parts if part))]
-        urls = [output.get("url") for output in state.outputs]
-        return [safe(url) for url in urls if isinstance(url, str) and not url.startswith("data:")]
+        links = [_link(output) for output in state.outputs]
+        return [safe(link) for link in links if link is not None]
 
     def _print_above(self) -> None:
         for line in self.lines_above[self._printed_above :]:
@@ -233,6 +233,14 @@ class ProgressBars:
         encoding = getattr(self._out, "encoding", None) or "utf-8"
         self._out.write(line.encode(encoding, "replace").decode(encoding) + "\n")
         self._out.flush()
+
+
+def _link(output: Mapping[str, Any]) -> str | None:
+    """Where a result can be opened: the copy, which does not expire, if its address is whole."""
+    stored, url = output.get("stored_url"), output.get("url")
+    if isinstance(stored, str) and stored.startswith(("https://", "http://")):
+        return stored
+    return url if isinstance(url, str) and not url.startswith("data:") else None
 
 
 class DownloadLine:

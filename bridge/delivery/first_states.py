@@ -65,7 +65,7 @@ class FirstStates:
         event_id = EventId.parse(request.token) if request.token else None
         return (
             event_id is not None
-            and live.finished
+            and live.ended
             and event_id.mark == request.end_mark
             and event_id.cursor.epoch == self._journal.epoch
             and live.reached <= event_id.cursor.offset

@@ -33,6 +33,9 @@ class TaskRights(Protocol):
     def shows(self, key: TaskKey, details: TaskDetails) -> bool:
         """Whether they cover a task with these details."""
 
+    def covers_selection(self, selection: Selection) -> bool:
+        """Whether they cover every task of a selection, also future ones."""
+
 
 class SelectedTask(NamedTuple):
     """A task of a selection.
@@ -148,9 +151,18 @@ class LiveSelection:
         return Summary(dict(sorted(ended.items())), len(self.members) - sum(ended.values()))
 
     @property
-    def finished(self) -> bool:
+    def ended(self) -> bool:
         """Whether it is a closed group of which everything has ended."""
         return self.closed and self.loaded and not (self.late or self.fresh) and self.summary.unfinished == 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether `group_done` is sent to its followers.
+
+        A caller that can read none of its tasks must not learn of the group, unless it covers all of it:
+        for that caller it is as one that does not exist.
+        """
+        return self.ended and (bool(self.members) or self.rights.covers_selection(self.selection))
 
     def count_unshown(self) -> None:
         """Count what was not sent: no id may run over it (`Collection.unshown`, `Collection.hides`)."""

@@ -102,7 +102,7 @@ class MemoryJournal(Feed):
         if self._undescribed and key in self._undescribed:  # without any there is no hash to compute
             self._undescribed.discard(key)
             self._list(key, self._details[key])
-        if self._details and state.status.final and state.status is not Status.LOST:
+        if self._details and is_ended(state):
             self._details.pop(key, None)
         self.publish(event)
         return event

@@ -19,7 +19,8 @@ from typing import Any
 
 from bridge.clock import Clock
 from bridge.core.event import Confirmation, Event, Notice
-from bridge.core.task import Status, TaskKey
+from bridge.core.merge import is_ended
+from bridge.core.task import TaskKey
 from bridge.engine.base import (
     MAX_TASKS,
     Called,
@@ -247,7 +248,7 @@ class SharedOwnership:
         """A state is recorded: an end has no owner."""
         state = event.state
         stake = self._stakes.get(event.key)
-        if stake is not None and state.status.final and state.status is not Status.LOST:
+        if stake is not None and is_ended(state):
             self._disown(stake)
             stake.was_owned = False
         if stake is not None and not ours and stake.watched:

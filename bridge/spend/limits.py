@@ -21,6 +21,7 @@ import orjson
 
 from bridge.clock import Clock
 from bridge.core.details import TaskDetails
+from bridge.core.merge import is_ended
 from bridge.core.task import State, Status, TaskKey
 from bridge.engine.base import Job
 from bridge.engine.ledger import Ledger
@@ -235,7 +236,7 @@ class SpendPlanner:
 
     def plan(self, key: TaskKey, previous: State | None, state: State, details: TaskDetails) -> Sequence[Job]:
         """See `JobPlanner`. A lost task may still end: what it holds stays held."""
-        if details.spend is None or not _has_ended(state) or (previous is not None and _has_ended(previous)):
+        if details.spend is None or not is_ended(state) or (previous is not None and is_ended(previous)):
             return ()  # after its end a state is only amended
         body = orjson.dumps([key.upstream, details.spend, state.model, *final_cost(state)])
         due = self._ledger.now() - _MICROSECONDS
@@ -259,10 +260,6 @@ def final_cost(state: State) -> tuple[float, bool]:
     if state.status is Status.COMPLETED and state.credits_estimated is not None:
         return state.credits_estimated, True
     return 0.0, False
-
-
-def _has_ended(state: State) -> bool:
-    return state.status.final and state.status is not Status.LOST
 
 
 class _Costs(NamedTuple):

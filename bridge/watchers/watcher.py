@@ -14,7 +14,7 @@ from bridge.core.event import Confirmation, Event, Notice, NoticeCode
 from bridge.core.forecast import Forecast
 from bridge.core.learned import TaskKind
 from bridge.core.many import MAX_ALONE
-from bridge.core.merge import is_unseen
+from bridge.core.merge import is_ended, is_unseen
 from bridge.core.rate_limit import Permit
 from bridge.core.schedule import CallbackSupport
 from bridge.core.task import OWN_ACCOUNT, Observation, Source, State, Status, TaskKey
@@ -1152,8 +1152,8 @@ class Watcher:
                 metrics.task_seconds.labels(name, before.status.value).observe(spent, example)
             self._status_since = state.changed_at
         # One that had ended when it was first seen was counted when it ended, here or elsewhere.
-        seen_open = state.source is Source.SUBMIT if before is None else not _has_ended(before)
-        self._costs_now = seen_open and _has_ended(state)
+        seen_open = state.source is Source.SUBMIT if before is None else not is_ended(before)
+        self._costs_now = seen_open and is_ended(state)
         if before is not None and self.polls_here:
             self._measure_end(before, state)
         # Detection latency, where the provider dates its change. Not for the first observation: the task may
@@ -1168,7 +1168,7 @@ class Watcher:
 
     def _measure_end(self, before: State, state: State) -> None:
         """Count what the polls of a task came to that was open when it was seen first."""
-        ends = state.status.final and state.status is not Status.LOST and not before.status.final
+        ends = is_ended(state) and not before.status.final
         if not ends:
             return
         metrics, name = self.upstream.metrics, self.key.upstream
@@ -1180,10 +1180,6 @@ class Watcher:
         )
         if error is not None:
             metrics.eta_error_ratio.labels(name).observe(error)
-
-
-def _has_ended(state: State) -> bool:
-    return state.status.final and state.status is not Status.LOST
 
 
 def _error_of(notice: Notice) -> BridgeError | None:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bridge.auth.authenticator import NoAuth
-from bridge.auth.caller import ANONYMOUS, TokenScope
-from bridge.errors import Forbidden, InvalidRequest
+from bridge.errors import InvalidRequest
 from bridge.spend.limits import SpendLimits
 from bridge.web import params
+from bridge.web.operators import Operators
 from bridge.web.services import Services
 from bridge.wire.document import timestamp
 from bridge.wire.text import dumps
 
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-_CLOSED_SENTENCE = "spend is for operators: use the admin address, or set token_issuer for their tokens"
 
 
 class SpendRoutes:
@@ -28,22 +26,11 @@ class SpendRoutes:
     def __init__(self, services: Services, *, admin: bool = False) -> None:
         self._spend = services.spend
         self._clock = services.clock
-        self._origins = services.origins
-        self._authenticator = services.operators
-        # As for webhooks: where callers bring provider keys and no token is configured, nothing identifies an
-        # operator but the admin address.
-        by_token = not isinstance(services.operators, NoAuth)
-        self._closed = not admin and not by_token and services.settings.auth != "none"
+        self._operators = Operators(services, "spend is", admin=admin)
 
     async def spend(self, request: Request) -> Response:
         """Of each upstream with a limit: the callers of today, those that spent most first."""
-        if self._closed:
-            raise Forbidden(_CLOSED_SENTENCE)
-        caller = await self._authenticator.authenticate(request)
-        caller.authorize(TokenScope.ADMIN)
-        foreign = "origin" in request.headers and not self._origins.passes_csrf_check(request.headers)
-        if caller is ANONYMOUS and foreign:
-            raise Forbidden("pages of this origin may not read what callers spend")
+        await self._operators.authenticate(request)
         unknown = sorted(params.query(request).keys() - {"upstream"})
         if unknown:
             raise InvalidRequest(f"no such parameter: {unknown[0][:80]!r}; known: upstream")

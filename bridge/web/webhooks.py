@@ -9,13 +9,13 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bridge.auth.authenticator import NoAuth
-from bridge.auth.caller import ANONYMOUS, Caller, TokenScope
+from bridge.auth.caller import Caller
 from bridge.core.suggestion import did_you_mean
 from bridge.dialects.hosts import host_of
 from bridge.errors import Forbidden, InvalidRequest, LimitExceeded
 from bridge.sources.guard import check_url, private_hosts_of
 from bridge.web import params
+from bridge.web.operators import Operators
 from bridge.web.services import Services
 from bridge.web.webhook_documents import attempt_fields, delivery_fields, webhook_fields
 from bridge.webhooks.endpoint import SUBSCRIBABLE, EventType, Webhook
@@ -30,7 +30,6 @@ MAX_CONCURRENT_ATTEMPTS = 8
 
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _FIELDS = ("url", "events", "upstreams", "tags")
-_CLOSED_SENTENCE = "webhooks are for operators: use the admin address, or set token_issuer for their tokens"
 
 
 class WebhookRoutes:
@@ -46,14 +45,9 @@ class WebhookRoutes:
         self._pool = services.pool
         self._clock = services.clock
         self._limits = services.limits
-        self._origins = services.origins
         self._settings = services.settings
-        self._authenticator = services.operators
+        self._operators = Operators(services, "webhooks are", admin=admin)
         self._private_hosts = private_hosts_of(services.settings.private_hosts)
-        # Where callers bring provider keys and no token is configured, nothing identifies an operator but the
-        # admin address, which has to be a loopback address then (`config.checks`).
-        by_token = not isinstance(services.operators, NoAuth)
-        self._closed = not admin and not by_token and services.settings.auth != "none"
         self._attempts = 0
 
     async def all(self, request: Request) -> Response:
@@ -109,15 +103,7 @@ class WebhookRoutes:
         return await self._attempt(lambda: self._webhooks.redeliver(webhook.id, delivery))
 
     async def _authenticate(self, request: Request) -> Caller:
-        if self._closed:
-            raise Forbidden(_CLOSED_SENTENCE)
-        caller = await self._authenticator.authenticate(request)
-        caller.authorize(TokenScope.ADMIN)
-        # What a page needs no credential for is protected by its origin alone, and `*` lists none: a page of
-        # any site could have all results delivered to itself.
-        allowed = self._origins.passes_csrf_check if caller is ANONYMOUS else self._origins.is_allowed
-        if "origin" in request.headers and not allowed(request.headers):
-            raise Forbidden("pages of this origin may not manage webhooks")
+        caller = await self._operators.authenticate(request)
         # What another bridge has just changed counts: the next request of an operator may reach this one.
         await self._webhooks.refresh()
         return caller

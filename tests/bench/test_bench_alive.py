@@ -20,7 +20,7 @@ pytestmark = [
 
 
 @pytest.mark.extended
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(440)
 def test_scenarios_run_tiny_and_every_client_ends_right(tmp_path: Path) -> None:
     results = tmp_path / "tiny.json"
 
@@ -29,7 +29,7 @@ def test_scenarios_run_tiny_and_every_client_ends_right(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=220,
+        timeout=420,  # with Go, Mercure is built
         check=False,
     )
 

@@ -14,11 +14,11 @@ from tests.bench.replicas import __main__ as bench
 from tests.bench.replicas import report
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 
 def test_page_is_read_as_it_was_written(tmp_path: Path) -> None:
-    page = tmp_path / "performance.md"
+    page = tmp_path / "benchmarks.md"
     page.write_text(PAGE.read_text("utf-8"), "utf-8")
 
     results = report.read(page)
@@ -51,7 +51,7 @@ def test_one_part_alone_keeps_the_others_without_a_build_folder(
         yield "1,000 streams, 200 changes/s", {"resumes": 7880, "p50_ms": 28.8, "p99_ms": 41.2}
 
     (tmp_path / "docs").mkdir()
-    page = tmp_path / "docs" / "performance.md"
+    page = tmp_path / "docs" / "benchmarks.md"
     page.write_text(PAGE.read_text("utf-8"), "utf-8")
     (tmp_path / "docs" / "generate.py").write_text("def main():\n    pass\n")
     before = report.read(page)

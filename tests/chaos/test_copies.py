@@ -216,6 +216,7 @@ async def test_a_viewer_hears_one_end_though_it_is_amended(tmp_path: Path) -> No
             assert await answer.read() == FILE
 
 
+@pytest.mark.extended  # a copy is tried again after ten seconds
 async def test_a_drain_ends_in_time_and_loses_nothing(tmp_path: Path) -> None:
     async with copying("one", tmp_path, wait_seconds=60.0) as (at, served, store):
         served.open.clear()
@@ -264,6 +265,7 @@ async def test_a_file_that_hangs_holds_up_nothing_else(tmp_path: Path) -> None:
         await asyncio.gather(*(has_copy(at, ref) for ref in refs))
 
 
+@pytest.mark.extended  # a copy is tried again after ten seconds
 async def test_a_store_that_refuses_delays_no_end(tmp_path: Path) -> None:
     async with copying("one", tmp_path, wait_seconds=20.0) as (at, _, store):
         ref = await at.task()
@@ -328,6 +330,7 @@ async def copying_to_s3(
         yield at, served
 
 
+@pytest.mark.extended  # the store itself: tests/contract/test_output_stores.py
 async def test_a_bucket_gives_links_that_are_signed(
     s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -346,6 +349,7 @@ async def test_a_bucket_gives_links_that_are_signed(
         assert (status["outputs"]["store"], status["outputs"]["waiting"]) == ("s3", 0)
 
 
+@pytest.mark.extended
 async def test_a_bucket_that_hangs_delays_an_end_no_longer_than_the_wait(
     s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

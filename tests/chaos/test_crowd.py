@@ -155,6 +155,7 @@ async def test_too_many_messages_from_one_who_never_reads_are_not_kept(scene: Sc
         ws.transport.abort()
 
 
+@pytest.mark.extended
 async def test_those_who_stop_reading_are_let_go_as_slow_while_others_go_on(scene: Scene) -> None:
     (task,) = await scene.provider.submit(
         [{"queue_seconds": 0, "run_seconds": 10_000, "outcome": "completed"}]

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.anyio
 DISK = "2m"
 
 
+@pytest.mark.extended
 async def test_a_full_disk_makes_it_unready_loses_nothing_and_passes(tmp_path: Path) -> None:
     if not _can_mount(tmp_path):
         forbidden("a mount namespace of our own (root on Linux)")

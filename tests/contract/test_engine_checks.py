@@ -21,7 +21,8 @@ from tests.fakes.certificates import Authority
 from tests.fakes.redis_servers import RedisServer, sentinel_text, unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = ("valkey", "redis7", "redis62")
+OTHERS = [pytest.param(kind, marks=pytest.mark.extended) for kind in ("redis7", "redis62")]
+KINDS = ["valkey", *OTHERS]
 PASSWORD = "correct-horse-battery-staple"
 
 

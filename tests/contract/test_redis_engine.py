@@ -41,7 +41,8 @@ from tests.fakes.redis_servers import RedisServer, free_port, unavailable
 pytestmark = pytest.mark.anyio
 
 TASK = TaskKey("video", "one")
-KINDS = ("valkey", "redis7", "redis62")
+OTHERS = [pytest.param(kind, marks=pytest.mark.extended) for kind in ("redis7", "redis62")]
+KINDS = ["valkey", *OTHERS]
 
 
 @pytest.fixture(params=KINDS)

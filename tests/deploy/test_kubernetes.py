@@ -36,7 +36,7 @@ SEVERAL = ["replicas", "overlays/example-replicas"]
 PLACES = [*ONE, *SEVERAL]
 MIB = 1024 * 1024
 EMPTY_PROCESS = 120 * MIB
-CONNECTION = 20 * 1024  # a WebSocket, docs/performance.md
+CONNECTION = 20 * 1024  # a WebSocket, docs/benchmarks.md
 KEPT = 2.0  # as much again for clients that read slowly, docs/deployment.md
 
 

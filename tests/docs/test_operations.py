@@ -7,7 +7,7 @@ import pytest
 
 from tests.docs.pages import PAGES, ROOT, coded, links
 
-OPERATIONS, PERFORMANCE = PAGES["docs/operations.md"], PAGES["docs/performance.md"]
+OPERATIONS, BENCHMARKS = PAGES["docs/operations.md"], PAGES["docs/benchmarks.md"]
 CONTRIBUTING = PAGES["CONTRIBUTING.md"]
 NEAR = 0.25  # if a new bench table differs more, update the sizing
 
@@ -22,7 +22,7 @@ def section(page, heading):
 
 def measured(scenario, row, column):
     """One number of the bench tables."""
-    table = section(PERFORMANCE, f"### {scenario}")
+    table = section(BENCHMARKS, f"### {scenario}")
     head, _, *rows = [
         [cell.strip() for cell in line.strip("|\n").split("|")] for line in table.strip().splitlines()
     ]
@@ -101,7 +101,7 @@ def test_a_newer_bench_changes_every_page_that_quotes_it():
 
 
 def test_the_figures_follow_the_tables_they_are_read_from():
-    found = FIGURES["Bench"](PERFORMANCE.replace("| ours SSE | 10,000 | ", "| ours SSE | 10,000 | 9"))
+    found = FIGURES["Bench"](BENCHMARKS.replace("| ours SSE | 10,000 | ", "| ours SSE | 10,000 | 9"))
     assert found.value("idle", "ours SSE", "KB per connection") == 900 + measured(
         "idle", "ours SSE", "KB per connection"
     )

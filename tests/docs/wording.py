@@ -36,6 +36,7 @@ NOT_OURS = (
     "deploy/image/*.txt",
     "deploy/helm/files/*",  # copies
     "docs/performance.svg",
+    "docs/growth.svg",
     "*/node_modules/*",
     "*/__pycache__/*",
 )

@@ -28,6 +28,7 @@ FAULTS: Mapping[str, Any] = {
     "reset": "reset",
     "slow-body": {"name": "slow-body", "seconds": 1},
 }
+SLOW_FAULTS = {"429", "slow-body"}  # seconds, for what the others show too
 # Each has an upstream of its own, so that what one does to its budget does not slow the next.
 ALSO: Mapping[str, Mapping[str, Any]] = {
     **{f"on-{name}": {"preset": "qingbo", "timeout_seconds": 0.4} for name in FAULTS},
@@ -44,7 +45,10 @@ async def scene(anyio_backend: str) -> AsyncIterator[Scene]:
         yield made
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(one, marks=pytest.mark.extended) if one in SLOW_FAULTS else one for one in FAULTS],
+)
 async def test_viewers_keep_stream_and_state_and_are_told_until_the_provider_is_well(
     scene: Scene, fault: str
 ) -> None:
@@ -170,6 +174,7 @@ async def test_an_unknown_word_is_told_verbatim_and_later_words_go_on(scene: Sce
         assert (await stream.state())["status"] == "completed"
 
 
+@pytest.mark.extended  # a refused key is tried again after 30 seconds
 async def test_a_refused_credential_is_a_notice_and_the_stream_stays(scene: Scene) -> None:
     task = scene.id()
     unauthorized = answer({"error": {"code": "invalid_api_key", "message": "no"}}, status=401)

@@ -212,6 +212,7 @@ async def test_pages_of_others_do_not_learn_what_is_watched(scene: Scene, path: 
     assert (answer.status, answer.json["code"]) == (403, "forbidden")
 
 
+@pytest.mark.extended  # a pulse takes five seconds
 async def test_the_pulse_says_when_each_block_left(scene: Scene) -> None:
     began = asyncio.get_running_loop().time()
     async with scene.stream("/inspector/pulse") as stream:

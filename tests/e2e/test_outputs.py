@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.e2e.scene import until
 from tests.fakes.credentials import TOKEN_SETTINGS, bearer
 from tests.fakes.origin import MP4, PNG, Head, Origin, head_of, serving_origin
 from tests.harness import PATIENCE, BridgeProcess, running_bridge
@@ -511,7 +512,11 @@ async def test_files_in_flight_are_bounded_and_counted() -> None:
             counted = await figures(http, bridge)
             name = 'bridge_files_total{result="%s",upstream="videos"}'
             assert (counted[name % "left"], counted[name % "cut"], counted[name % "sent"]) == (1, 1, 0)
-            assert any('"event": "file cut"' in line for line in bridge.log)
+
+            async def is_logged() -> bool:  # a thread writes it
+                return any('"event": "file cut"' in line for line in bridge.log)
+
+            await until(is_logged, value=True)
             assert not any('"level": "error"' in line for line in bridge.log)
 
 
@@ -534,6 +539,7 @@ async def test_a_reader_that_does_not_read_is_disconnected() -> None:
                 await stopped.read()
 
 
+@pytest.mark.extended
 async def test_a_drain_breaks_a_file_off_and_never_ends_it_cleanly() -> None:
     async with serving_origin() as origin, aiohttp.ClientSession() as http:
         upstream = {"preset": "openai-videos", "base_url": origin.url("/v1"), "api_key": KEY}

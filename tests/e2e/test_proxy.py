@@ -102,7 +102,7 @@ async def test_the_code_of_the_seed_raises_the_failure_it_is_told(scene: Scene) 
 async def test_a_hundred_clients_that_poll_cost_one_call_an_interval(scene: Scene) -> None:
     task = scene.id()
     await scene.script("qingbo", task, qingbo(task, "processing", 10))
-    path, seconds, between = f"/proxy/calm/v1/tasks/{task}", 5.0, 0.25
+    path, seconds, between = f"/proxy/calm/v1/tasks/{task}", 3.0, 0.25
     began = asyncio.get_running_loop().time()
 
     async def poll() -> int:

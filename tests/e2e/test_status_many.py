@@ -192,7 +192,7 @@ async def slow(_items: Items) -> web.Response:
         lambda _: web.Response(status=403),
         lambda _: web.Response(text="<html>", content_type="text/html"),
         huge,
-        slow,
+        pytest.param(slow, marks=pytest.mark.extended),
     ],
     ids=["404", "403", "page", "huge", "slow"],
 )

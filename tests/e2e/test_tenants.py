@@ -173,9 +173,18 @@ STEPS = st.lists(
 _numbers = count()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS, st.integers(1, 6))
 def test_no_byte_crosses_between_accounts(
+    runner: asyncio.Runner, place: House, steps: list[Any], together: int
+) -> None:
+    runner.run(example(place, steps, together))
+
+
+@pytest.mark.extended
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(STEPS, st.integers(1, 6))
+def test_no_byte_crosses_between_accounts_whatever_they_do(
     runner: asyncio.Runner, place: House, steps: list[Any], together: int
 ) -> None:
     runner.run(example(place, steps, together))

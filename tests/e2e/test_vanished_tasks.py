@@ -71,6 +71,7 @@ async def test_a_cold_stream_whose_404_comes_after_the_wait_gets_the_notice_and_
         assert [block.event for block in await stream.rest()] == ["end"]
 
 
+@pytest.mark.extended  # looks after a loss are five seconds apart
 async def test_a_short_disappearance_is_no_loss(scene: Scene) -> None:
     task = scene.id()
     ref = await scene.script(

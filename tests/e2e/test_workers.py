@@ -289,6 +289,7 @@ async def test_one_task_is_polled_once_for_viewers_at_all_workers(tmp_path: Path
         await asyncio.wait_for(asyncio.gather(*watching), PATIENCE)
 
 
+@pytest.mark.extended
 async def test_a_port_that_another_service_has_is_told_before_anything_starts(tmp_path: Path) -> None:
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as the workers of another service

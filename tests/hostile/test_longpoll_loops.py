@@ -133,13 +133,12 @@ async def test_loops_whose_tag_never_matches_get_a_state_once_a_second(scene: Sc
         assert answers[200] <= 1 + LOOP_SECONDS
 
 
-@pytest.mark.parametrize("prefer", ["wait=0.001", "wait", "wait=-1", "wait=1e9"])
-async def test_loops_whose_wait_is_short_or_malformed_are_answered_once_a_second(
-    scene: Scene, prefer: str
-) -> None:
-    ref = await _ref(scene)
-    known = {"If_None_Match": (await scene.get(path_of(ref))).headers["ETag"]}
-    loops = [_loop(scene, path_of(ref), Prefer=prefer, **more) for more in ({}, known)]
+async def test_loops_whose_wait_is_short_or_malformed_are_answered_once_a_second(scene: Scene) -> None:
+    loops = []
+    for prefer in ("wait=0.001", "wait", "wait=-1", "wait=1e9"):
+        ref = await _ref(scene)
+        known = {"If_None_Match": (await scene.get(path_of(ref))).headers["ETag"]}
+        loops += [_loop(scene, path_of(ref), Prefer=prefer, **more) for more in ({}, known)]
     for answers in await asyncio.gather(*loops):
         assert answers.total() <= 1 + LOOP_SECONDS
 

@@ -160,6 +160,7 @@ async def test_a_history_is_read_as_the_client_reads_and_is_complete() -> None:
             assert [(await rest.state())["progress"] for _ in range(5)] == list(range(11, 16))
 
 
+@pytest.mark.extended  # the rate is 20 a second
 async def test_random_ids_on_a_socket_are_read_at_the_rate_of_their_address(scene: Scene) -> None:
     async with floods.connected(*_place(scene)) as line, asyncio.timeout(PATIENCE):
         await line.send(floods.HANDSHAKE)

@@ -365,9 +365,7 @@ class Journals(RuleBasedStateMachine):
         told = [index.known.get(key, NO_DETAILS) for key in every]
         assert told == recorded
         never_ended = [
-            key
-            for key, task in self.tasks.items()
-            if not any(known.status.final for _, known in task.events)
+            key for key, task in self.tasks.items() if not any(known.status.final for _, known in task.events)
         ]
         assert [journal.details(key) for key in never_ended] == [
             self.tasks[key].details for key in never_ended

@@ -16,7 +16,7 @@ from bridge.core.details import NO_DETAILS, TaskDetails, decode_details
 from bridge.core.event import Event
 from bridge.core.learned import Run
 from bridge.core.merge import is_ended
-from bridge.core.task import State, Status, TaskKey
+from bridge.core.task import State, TaskKey
 from bridge.errors import JournalError
 from bridge.journal.base import Amend, Listed, Recorded
 from bridge.journal.feed import Feed
@@ -361,7 +361,7 @@ class SqliteJournal(Feed):
                 self._recorded_too(event, append.too)
             if self._on_its_way:
                 self._arrived(append)
-            if self._details and event.state.status.final and event.state.status is not Status.LOST:
+            if self._details and is_ended(event.state):
                 self._details.pop(event.key, None)
             self.publish(event)
             if not append.done.done():  # the caller may have been cancelled

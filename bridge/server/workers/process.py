@@ -18,6 +18,7 @@ from typing import Any, Self
 from bridge.server.workers.control import ControlChannel, Message
 
 LAUNCH = Path(__file__).with_name("launch.py")
+ALONE_SECONDS = 1.0  # a worker has so long to end once it has closed its channel
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ class WorkerProcess:
         self._channel.close()
         # Without the channel it has nothing left to do, and must not keep its connections.
         try:
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(ALONE_SECONDS):
                 await self._process.wait()
         except TimeoutError:
             self.kill()

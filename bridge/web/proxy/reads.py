@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from bridge.core.event import Event
-from bridge.core.task import Status, TaskKey
+from bridge.core.merge import is_ended
+from bridge.core.task import TaskKey
 from bridge.errors import BridgeError, UpstreamBusy
 from bridge.sources.poll import JSON
 from bridge.web.proxy.files import ResultFiles
@@ -95,4 +96,4 @@ def recorded_response(event: Event, answers: Answers) -> Response:
 
 def _ended(event: Event) -> bool:
     """Whether the recorded end is definite; a lost task may have reappeared at the provider."""
-    return event.state.status.final and event.state.status is not Status.LOST
+    return is_ended(event.state)

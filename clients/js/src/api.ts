@@ -121,8 +121,8 @@ export interface Group {
   close(): Promise<ClosedGroup>;
 }
 
-/** Which states are delivered: final ones, those with another `status`, or all. */
-export type WebhookEventType = "task.final" | "task.status" | "task.state";
+/** Which states are delivered: final ones, those with another `status`, all, or those whose files are stored. */
+export type WebhookEventType = "task.final" | "task.status" | "task.state" | "task.stored";
 
 /** The body of a delivery, for the receiver. Verify its signature before reading it. */
 export interface WebhookEvent {

@@ -1,6 +1,6 @@
 """`make bench replicas`: several bridges on one engine, and what the engine computes for them.
 
-python -m tests.bench.replicas                      everything, half an hour; writes docs/performance.md
+python -m tests.bench.replicas                      everything, half an hour; writes docs/benchmarks.md
 python -m tests.bench.replicas cost failover        some parts; the others keep their newest numbers
 python -m tests.bench.replicas --tiny               takes a minute: checks that the code runs, writes nothing
 """
@@ -44,7 +44,7 @@ async def main(words: list[str] | None = None) -> int:
     sizes = replace(TINY if config.tiny else FULL, engine=config.engine)
     path = BUILD / "replicas.json"
     results: dict[str, Any] = {}
-    page = ROOT / "docs" / "performance.md"
+    page = ROOT / "docs" / "benchmarks.md"
     if not config.tiny:
         # What another machine measured, or a build folder that is gone, is in the page.
         measured = json.loads(path.read_text()) if path.exists() else {}
@@ -78,7 +78,7 @@ def _parsed(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--tiny", action="store_true", help="the numbers are meaningless")
     parser.add_argument("--engine", default=next(iter(available()), "valkey"))
-    parser.add_argument("--no-write", action="store_true", help="do not change docs/performance.md")
+    parser.add_argument("--no-write", action="store_true", help="do not change docs/benchmarks.md")
     config = parser.parse_args(words)
     if unknown := set(config.parts) - set(PARTS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")

@@ -132,7 +132,7 @@ def text(results: Results) -> str:
 
 
 def markdown(results: Results) -> str:
-    """The section between the markers of docs/performance.md."""
+    """The section between the markers of docs/benchmarks.md."""
     lines = ["| met | measured | target | value |", "|---|---|---|---|"]
     lines += [
         f"| {'yes' if one.holds else '**no**'} | {one.what} | {one.bound} | {one.value:,.4g} |"

@@ -93,6 +93,21 @@ async def test_plain_lines_when_it_is_no_terminal(fake):
     ]
 
 
+@pytest.mark.parametrize(
+    ("output", "shown"),
+    [
+        ({"url": "https://x/y.png", "stored_url": "https://bucket.test/y.png"}, " https://bucket.test/y.png"),
+        ({"url": "https://x/y.png", "stored_url": "/v1/tasks/q/1/outputs/0"}, " https://x/y.png"),
+        ({"url": "data:image/png;base64,AAAA", "stored_url": "https://b.test/y"}, " https://b.test/y"),
+        ({"url": "data:image/png;base64,AAAA"}, ""),
+    ],
+)
+async def test_the_copy_of_a_result_is_shown_where_its_address_is_whole(fake, output, shown):
+    fake.plays([fake.state("e-1"), fake.finish("e-2", progress=100, outputs=[output])])
+    _, out, _ = await run(fake)
+    assert out.splitlines()[-1] == f"q/1 completed 100% in 0s{shown}"
+
+
 async def test_json_is_a_document_a_line_and_nothing_else(fake):
     fake.plays([fake.state("e-1"), fake.notice("stale", task="q/1"), fake.finish("e-2", model="完成\x9b")])
     code, out, _ = await run(fake, json=True)

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from bridge.auth.caller import CallerRights
+from bridge.auth.grants import Grant
 from bridge.core.cursor import EventId
 from bridge.core.details import TaskDetails
 from bridge.core.event import Closing, Event
-from bridge.core.task import TaskKey
+from bridge.core.task import OWN_ACCOUNT, TaskKey
 from bridge.delivery import members, selected
 from bridge.delivery.loading import RETRY_SECONDS
 from bridge.delivery.selected import mark_of_selection
@@ -516,6 +518,25 @@ async def test_the_end_of_a_group_is_of_what_the_rights_show(scene: Follows) -> 
     assert _done(theirs) == []
     await scene.put("theirs", "failed")
     assert _done(theirs) == [{"failed": 1}]
+
+
+async def test_who_may_read_nothing_of_a_closed_group_cannot_tell_it_from_one_that_is_not_there(
+    scene: Follows,
+) -> None:
+    await scene.put("a", "completed", group="g", tags="theirs")
+    await scene.groups.close(group("g"))
+    hidden, missing = [await scene.follow(group(name), by_tags("mine")) for name in ("g", "none")]
+    whole = await scene.follow(group("g"), CallerRights(OWN_ACCOUNT, Grant(groups=frozenset({"g"}))))
+    await settle()
+    assert hidden.blocks == missing.blocks == []
+    assert (hidden.writer.finished, missing.writer.finished) == (None, None)
+    assert whole.named == ["done", "group_done", "end"]
+    # What was seen to end has ended, also once its tasks are gone.
+    mine = by_tags("theirs")
+    seen = await scene.follow(group("g"), mine)
+    assert seen.named == ["done", "group_done", "end"]
+    await scene.journal.forget(key_of("a"))
+    assert (await scene.open(group("g"), mine, token=seen.last_id)).pending.ended
 
 
 async def test_the_last_open_task_may_leave(scene: Follows) -> None:

@@ -247,21 +247,21 @@ async def test_a_copy_that_failed_is_made_again_until_it_succeeds(bench: Bench) 
 
 
 @pytest.mark.parametrize(
-    ("error", "attempts"),
+    ("error", "attempts", "within"),
     [
-        (UpstreamUnavailable("cut"), MAX_ATTEMPTS),
-        (UpstreamRefused("expired", provider_status=403), MAX_REFUSED),
-        (UpstreamRefused("a link to the inside"), 1),
-        (FileTooLarge(), 1),
+        (UpstreamUnavailable("cut"), MAX_ATTEMPTS, 6 * 3600),
+        (UpstreamRefused("expired", provider_status=403), MAX_REFUSED, 600),
+        (UpstreamRefused("a link to the inside"), 1, 600),
+        (FileTooLarge(), 1, 600),
     ],
 )
 async def test_it_is_given_up_counted_and_logged(
-    bench: Bench, error: Exception, attempts: int, caplog: pytest.LogCaptureFixture
+    bench: Bench, error: Exception, attempts: int, within: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.shows("task-1", ONE)
     bench.files.errors[ONE] = error
     await bench.watch()
-    await bench.clock.advance(86_400)
+    await bench.clock.advance(within)
     # One before the end was recorded, the others as a job.
     assert bench.counts.results == ["error"] * (attempts + 1) + ["failed"]
     assert await bench.waiting() == 0

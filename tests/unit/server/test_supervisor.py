@@ -82,8 +82,9 @@ async def test_a_wrong_setting_ends_it_at_once(run: Callable[[str], tuple[Superv
 
 
 async def test_a_worker_that_closes_the_channel_and_stays_is_ended(
-    run: Callable[[str], tuple[Supervisor, list[bool]]],
+    run: Callable[[str], tuple[Supervisor, list[bool]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(process, "ALONE_SECONDS", 0.1)
     made, _ = run("import time; control.close(); time.sleep(600)")
     assert await asyncio.wait_for(made.run(), 60) == 1
 

@@ -132,7 +132,7 @@ class Broadcast:
     def _broadcast_small(
         self, channel: Channel[Subscription], frames: Frames, ended: Ended, *, alone: bool
     ) -> bool:
-        """`_broadcast` for most tasks: few subscribers, of one format, none of which needs a second look.
+        """`_broadcast` for most tasks: few subscribers, of one format, all of which lack the event.
 
         Hot path: with a viewer or two a task, all that surrounds the writes costs more than they do.
 
@@ -148,9 +148,9 @@ class Broadcast:
             return False
         if fmt.stays_open and self._connections.mixed:
             return False
-        members = list(group)  # who cannot be written to leaves
+        members = list(group)  # one that cannot be written to is removed
         # Not kept: few will come and want them, and a task with a viewer is one of thousands.
-        data = fmt.pack(frames.payload_for(fmt, now=self._clock.time(), kept=False))
+        data = fmt.pack(frames.payload_for(fmt, now=self._clock.time(), reused=False))
         self._writes_left -= len(members)
         written, skipped = self._write_part(channel, members, offset, data, alone=alone)
         if event.state.status.final:

@@ -250,7 +250,7 @@ class Frames:
         now: float,
         confirmation: Confirmation | None = None,
         retry: int | None = None,
-        kept: bool = True,
+        reused: bool = True,
     ) -> bytes:
         """The same without framing, for one subscriber: as it is now.
 
@@ -258,13 +258,13 @@ class Frames:
             now: Unix seconds.
             confirmation: The newest one of the state; None for what is recorded with it.
             retry: Milliseconds; None for none.
-            kept: Whether others may soon want its document.
+            reused: Whether other subscribers may soon need its document.
         """
         # The document is most of the cost. Clients that join within a second share it, in every format.
         written = self._documents.get(fmt.include)
         if written is None or not self._is_current(written[2], written[3], confirmation, now):
             text, omitted = encoded(self.event, fmt.include, now, confirmation)
-            if kept:
+            if reused:
                 # A copy: what orjson returns takes kilobytes more than it holds.
                 self._documents[fmt.include] = bytes(memoryview(text)), omitted, now, confirmation
                 self.large = self.large or len(text) > LARGE_BYTES

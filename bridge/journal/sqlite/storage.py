@@ -146,8 +146,8 @@ def write(
     tasks, events = [], []
     for offset, entry in enumerate(entries, start=head + 1):
         state = entry.state
-        # Not `bytes` and `bool`: for each of those, sqlite3 raises and drops an AttributeError while it looks
-        # for an adapter, which takes longer than all else about a value.
+        # Not `bytes` and `bool`: for each of those, sqlite3 raises and drops an AttributeError in its
+        # search for an adapter, which takes longer than all else about a value.
         names = tuple(map(bytearray, entry.names))
         opened = 0 if state.status.final else 1
         raw = None if state.raw is None else _unadapted(state.raw)
@@ -162,7 +162,7 @@ def write(
 
 
 def _unadapted(value: bytes) -> bytes | bytearray:
-    """The same, as sqlite3 binds it without looking for an adapter, unless it is too large for a copy."""
+    """The same, as sqlite3 binds it without a search for an adapter, unless it is too large for a copy."""
     return bytearray(value) if len(value) < COPIED_BYTES else value
 
 

@@ -81,7 +81,8 @@ async def _write_group(path: Path, members: list[tuple[TaskKey, str]], trouble: 
             assert isinstance(verdicts[0], JournalError)
             assert witness.heard == []
             return
-        written = [OTHER, *(key for key, fate in members if fate != "unwritable")]
+        verdicts.append(await journal.append(OTHER, state()))  # behind those that were cancelled
+        written = [OTHER, *(key for key, fate in members if fate != "unwritable"), OTHER]
         events = [one for one in witness.heard if isinstance(one, Event)]
         assert [one.key for one in events] == written
         assert witness.offsets == list(range(1, len(written) + 1))

@@ -137,7 +137,7 @@ def build_mercure() -> Path | None:
     go = shutil.which("go") or shutil.which("go", path=GO)
     if go is None:
         return None
-    command = [go, "build", "-buildvcs=false", "-o", program, "."]
+    command = [go, "build", "-buildvcs=false", "-o", str(program), "."]
     subprocess.run(command, cwd=MERCURE, check=True, timeout=BUILD_SECONDS)
     program.touch()  # Go leaves the program as it is if only the times of its source have changed
     return program

@@ -277,7 +277,7 @@ async def test_no_error_tells_the_token(fake):
 async def test_a_bridge_that_stays_away_is_given_up(fake):
     fake.plays([fake.state("e-1"), fake.CUT], fake.answer(503))
     with pytest.raises(BridgeUnreachable, match="503"):
-        await cursors(fake(), unreachable_after=0.1)
+        await cursors(fake(), unreachable_after=0.5)
     assert len(fake.seen) > 3
 
 

@@ -64,7 +64,7 @@ def run(
 async def test_five_failed_starts_end_the_service_with_the_reason(
     run: Callable[[str], tuple[Supervisor, list[bool]]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    made, started = run("send('failed', reason='the disk is on fire', code=1)")
+    made, started = run("receive(); send('failed', reason='the disk is on fire', code=1)")
     with caplog.at_level(logging.INFO, "bridge"):
         assert await asyncio.wait_for(made.run(), 60) == 1
     (end,) = [record for record in caplog.records if record.message == "service ends"]
@@ -77,7 +77,7 @@ async def test_five_failed_starts_end_the_service_with_the_reason(
 
 
 async def test_a_wrong_setting_ends_it_at_once(run: Callable[[str], tuple[Supervisor, list[bool]]]) -> None:
-    made, _ = run("send('failed', reason='no such setting', code=2); sys.exit(2)")
+    made, _ = run("receive(); send('failed', reason='no such setting', code=2); sys.exit(2)")
     assert await asyncio.wait_for(made.run(), 60) == 2
 
 

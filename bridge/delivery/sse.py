@@ -224,6 +224,8 @@ class _SseSession:
             else:
                 subscription.begin(self._writer, fmt)
                 await self._source.begin(self._pending)
+                self._writer.begun()
+                subscription.write = self._writer.write
             self._pending = None  # frees the events read from the journal while the stream is open
             if self._writer.ended is None:
                 # Repeated here, because one more suspended coroutine costs each open stream 200 bytes.

@@ -126,6 +126,8 @@ class WebSocketSession:
             if first is not None:
                 await conversation.begin(first)
                 first = None
+            writer.begun()
+            subscription.write = writer.write
             await conversation.run(receive, send)
         finally:
             self._subscriptions.leave(subscription)

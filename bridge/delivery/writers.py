@@ -51,7 +51,14 @@ class TransportWriter:
         self._cycle = cycle
         self._transport = cycle.transport
         self.flow = cycle.flow
-        self.write = cycle.transport.write
+        # Our own server holds the head back until there is something to write with it.
+        self.write: Callable[[bytes], None] = getattr(cycle, "write_first", cycle.transport.write)
+
+    def begun(self) -> None:
+        """What the stream begins with was written: from now on nothing is held back."""
+        if self.write != self._transport.write:
+            cast(Any, self._cycle).release()
+            self.write = self._transport.write
 
     def attach(self, send: Send) -> None:
         """Set the server's `send`, used to end the body."""
@@ -85,6 +92,7 @@ class TransportWriter:
             # the transport closes once all of it has left.
             if self.framed:
                 self.write(_LAST_CHUNK)
+            self.begun()
             self._transport.close()
             return
         drive(self._send({"type": "http.response.body", "body": b"", "more_body": False}))
@@ -106,7 +114,14 @@ class WebSocketWriter:
         self._protocol = protocol
         self._send = send
         self._transport: asyncio.Transport = protocol.transport
-        self.write = self._transport.write
+        # Our own server holds the response to the handshake back until there is something to write with it.
+        self.write: Callable[[bytes], None] = getattr(protocol, "write_first", self._transport.write)
+
+    def begun(self) -> None:
+        """What the connection begins with was written: from now on nothing is held back."""
+        if self.write != self._transport.write:
+            self._protocol.release()
+            self.write = self._transport.write
 
     @property
     def flow(self) -> FlowControl:
@@ -176,6 +191,9 @@ class AsgiWriter:
     def attach(self, send: Send) -> None:
         """Set the server's `send`; nothing is written before."""
         self._send = send
+
+    def begun(self) -> None:
+        """Nothing was held back."""
 
     @property
     def left(self) -> bool:
@@ -277,7 +295,7 @@ def http_writer(scope: Scope) -> TransportWriter | AsgiWriter:
 
 def websocket_writer(server: Any | None, send: Send) -> WebSocketWriter | AsgiSocketWriter:
     """The fastest writer for an accepted WebSocket."""
-    if server is not None and isinstance(getattr(server, "writable", None), asyncio.Event):
+    if server is not None and hasattr(getattr(server, "writable", None), "wait"):
         return WebSocketWriter(server, send)
     return AsgiSocketWriter(send)
 

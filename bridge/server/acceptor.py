@@ -55,7 +55,6 @@ class Acceptor:
             if _is_reset(connection):
                 connection.close()
                 continue
-            connection.setblocking(False)
             starting = self._loop.create_task(self._start(connection))
             self._starting.add(starting)
             starting.add_done_callback(self._starting.discard)

@@ -9,9 +9,11 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from bridge.server.exchange import Exchange
+from bridge.server.flow_control import FlowControlledWebSocket
 from bridge.server.request_head import FRAMING_FIELDS, Malformed, ends_in_handshake, framing
 from bridge.server.request_limits import OVERLOADED_RESPONSE, TimeLimitedRequest, bad_request
 from bridge.server.turns import RequestTurns, weight
+from bridge.server.waiting import Signal
 
 # Of one read, which may be 256 KiB: so much is parsed before other connections have their turn.
 SLICE_BYTES = 64 * 1024
@@ -247,14 +249,13 @@ class HttpConnection(TimeLimitedRequest):
         self._deaf = True
         self.connections.discard(self)
         self.flow.resume_reading()
-        lines = [b"GET " + self.url + b" HTTP/1.1"]
-        lines += [name + b": " + value for name, value in self.headers]
         protocol = self.ws_protocol_class(  # type: ignore[call-arg, misc] # as uvicorn's
             config=self.config, server_state=self.server_state, app_state=self.app_state
         )
         protocol.connection_made(self.transport)
         self.transport.set_protocol(protocol)
-        protocol.data_received(b"\r\n".join([*lines, b"", b""]))
+        assert isinstance(protocol, FlowControlledWebSocket)
+        protocol.begin(self.url, self.headers)
         if rest:
             protocol.data_received(rest)
 
@@ -275,6 +276,7 @@ class HttpConnection(TimeLimitedRequest):
         if cycle is None or not cycle.response_started:
             self.transport.write(response)
         if cycle is not None:
+            cycle.release()
             cycle.disconnected = True  # before `connection_lost`, or the application would write behind it
             cycle.message_event.set()
         self.transport.close()
@@ -328,7 +330,7 @@ class HttpConnection(TimeLimitedRequest):
         self.cycle = Exchange(
             {
                 "type": "http",
-                "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+                "asgi": {"version": "3.0", "spec_version": "2.3"},
                 "http_version": version,
                 "method": method.decode("ascii"),
                 "server": self.server,
@@ -347,7 +349,7 @@ class HttpConnection(TimeLimitedRequest):
             self.access_logger,
             False,
             self.server_state.default_headers,
-            asyncio.Event(),
+            Signal(),  # type: ignore[arg-type] # as uvicorn's
             decided.expects_continue,
             decided.keep_alive,
             self.on_response_complete,

@@ -33,7 +33,7 @@ class Exchange(RequestResponseCycle):
 
     left = False
     detached = False
-    _head = b""  # the head that leaves with the first part of the body, at the latest in the next iteration
+    _held = b""  # the head, and what leaves with it: at the latest in the next iteration of the event loop
     _waits = False  # whether a detached session has written what was known and waits for the end
     _on_leave: Callable[[], None] | None = None
 
@@ -48,7 +48,8 @@ class Exchange(RequestResponseCycle):
         self.left = True
         if self._waits and not (self.keep_alive or self.flow.write_paused or self.disconnected):
             # As `send` does, without a turn of the session: `connection_lost` ends that.
-            self.transport.write(_LAST_CHUNK if self.chunked_encoding else b"")
+            self.write_first(_LAST_CHUNK if self.chunked_encoding else b"")
+            self.release()
             self.transport.close()
             return
         self.message_event.set()
@@ -73,7 +74,7 @@ class Exchange(RequestResponseCycle):
 
     async def _give_up(self) -> None:
         if self.response_started:
-            self._write_head()
+            self.release()
             self.transport.close()
         else:
             await self.send_500_response()
@@ -122,11 +123,7 @@ class Exchange(RequestResponseCycle):
         self.waiting_for_100_continue = False
         status: int = message["status"]
         headers = [*self.default_headers, *message.get("headers", ())]
-        kept, made = _kept_line, _line
-        lines = [
-            kept(name, value) if len(value) <= _MAX_KEPT else made(name, value) for name, value in headers
-        ]
-        content = [STATUS_LINE[status], *lines]
+        content = [STATUS_LINE[status], *[header_line(name, value) for name, value in headers]]
         says_close = False
         fields = [name.lower() for name, _ in headers]
         if b"content-length" in fields and self.chunked_encoding is None:
@@ -145,33 +142,43 @@ class Exchange(RequestResponseCycle):
         if not (self.keep_alive or says_close):
             content.append(b"connection: close\r\n")
         content.append(b"\r\n")
-        self._head = b"".join(content)
-        if self.expected_content_length > 0 and self.scope["method"] != "HEAD":
-            # Some clients take what they read first for the whole response: a document is one write.
-            asyncio.get_running_loop().call_soon(self._write_head)
+        self._held = b"".join(content)
+        if self.scope["method"] == "HEAD":
+            self.release()
         else:
-            self._write_head()
+            # Some clients take what they read first for the whole response: a document is one write. And each
+            # write wakes the client: of a stream, too, the head and the first state are one.
+            asyncio.get_running_loop().call_soon(self.release)
 
-    def _write_head(self) -> None:
-        head, self._head = self._head, b""
-        if head and not self.transport.is_closing():
-            self.transport.write(head)
+    def write_first(self, data: bytes) -> None:
+        """Write `data`; together with what is held, if there is any."""
+        if self._held:
+            self._held += data
+        else:
+            self.transport.write(data)
+
+    def release(self) -> None:
+        """Write what is held."""
+        held, self._held = self._held, b""
+        if held and not self.transport.is_closing():
+            self.transport.write(held)
 
     def _continue(self, body: bytes, *, more_body: bool) -> None:
+        if len(body) > _MAX_JOINED:
+            self.release()
         if self.scope["method"] == "HEAD":
             self.expected_content_length = 0
         elif self.chunked_encoding:
             chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-            self.transport.write(chunk if more_body else chunk + _LAST_CHUNK)
+            held, self._held = self._held, b""
+            self.transport.write(held + (chunk if more_body else chunk + _LAST_CHUNK))
         else:
             if self.expected_content_length >= 0:
                 self.expected_content_length -= len(body)
                 if self.expected_content_length < 0:
                     raise RuntimeError("the response is longer than its Content-Length")
-            if len(body) > _MAX_JOINED:
-                self._write_head()
-            head, self._head = self._head, b""
-            self.transport.write(head + body)
+            held, self._held = self._held, b""
+            self.transport.write(held + body)
         if more_body:
             return
         if self.expected_content_length > 0:
@@ -195,3 +202,12 @@ def _line(name: bytes, value: bytes) -> bytes:
 
 
 _kept_line = lru_cache(512)(_line)  # most lines are the same in all responses
+
+
+def header_line(name: bytes, value: bytes) -> bytes:
+    """A line of a head.
+
+    Raises:
+        RuntimeError: It would be more than one.
+    """
+    return _kept_line(name, value) if len(value) <= _MAX_KEPT else _line(name, value)

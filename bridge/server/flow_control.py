@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import logging
+from typing import Any, cast
+from urllib.parse import unquote
 
+import uvicorn
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+from websockets.protocol import State
+from websockets.server import ServerProtocol
 
+from bridge.server.exchange import header_line
+from bridge.server.peers import own_address, peer_address
+from bridge.server.upgrade import read_upgrade
+from bridge.server.waiting import Inbox, Signal
 from bridge.web.limits.limits import UnsentBytes
 
 # The library spends about 10 µs on a frame, and one read may hold 40,000 frames without content.
@@ -14,6 +25,10 @@ SLICE_BYTES = 2048  # parsed before other connections have their turn
 FRAMES_PER_SECOND = 200.0  # a frame counts as one, and so does a slice
 BURST_FRAMES = 1000.0
 MAX_FRAGMENTS = 100  # fragments of a message kept apart; they may be empty
+
+_SWITCHING = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+)
 
 
 class WebSocketFlowControl:
@@ -55,17 +70,157 @@ class FlowControlledWebSocket(WebSocketsSansIOProtocol):
     Above the rate, and while the client does not read, nothing more is read from it; nothing is closed.
     """
 
-    __slots__ = ("_held", "_rate", "_turn", "_unread", "flow_control")
+    __slots__ = ("_accept", "_first", "_held", "_rate", "_turn", "_unread", "flow_control")
+
+    # Of uvicorn's attributes those that are the same for all connections, or rarely set: see
+    # `request_limits.TimeLimitedRequest`.
+    logger = logging.getLogger("uvicorn.error")
+    handshake_initiated = handshake_complete = close_sent = disconnected = read_paused = False
+    close_timer = ping_timer = pong_timer = pending_ping_payload = initial_response = None
+    close_timeout = 10.0
+    ping_sent_at = last_ping_rtt = 0.0
+    frames: Any = ()
+    curr_msg_data_type = "bytes"
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        # Not uvicorn's method: it fills twice as many attributes, some of them large.
+        if not config.loaded:
+            config.load()
+        self.config = config
+        self.app = config.loaded_app
+        self.loop = _loop or asyncio.get_running_loop()
+        self.root_path = config.root_path
+        self.asgi_version = config.asgi_version
+        self.app_state = app_state
+        self.connections = server_state.connections
+        self.tasks = server_state.tasks
+        self.default_headers = server_state.default_headers
+        self.ping_interval, self.ping_timeout = config.ws_ping_interval, config.ws_ping_timeout
+        self.queue = Inbox()  # type: ignore[assignment] # smaller than uvicorn's
+        self.writable = Signal(is_set=True)  # type: ignore[assignment] # smaller than uvicorn's
+        self.conn = ServerProtocol(max_size=config.ws_max_size, logger=self.logger)  # without compression
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Create the flow control before the handshake begins."""
+        self._accept: bytes | None = None  # of a handshake read here, until its response
+        self._first = b""  # that response and what leaves with it: at the latest in the next iteration
         self.flow_control = WebSocketFlowControl()
         self.unsent: UnsentBytes | None = None
         self._unread = b""
         self._held = False  # whether reading is paused
         self._turn: asyncio.Handle | None = None  # the scheduled call that continues
         self._rate = FrameRate(self.loop.time())
-        super().connection_made(transport)
+        # Not uvicorn's method: that asks the kernel five times, through a socket object made for it.
+        self.connections.add(self)
+        self.transport = cast(asyncio.Transport, transport)
+        self.client, self.server = peer_address(transport), own_address(transport)
+        self.scheme = "wss" if transport.get_extra_info("sslcontext") else "ws"
+
+    def begin(self, target: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+        """Answer a handshake that the HTTP parser has read.
+
+        The library would have to parse it once more, in Python. It gets those that are unusual, and the
+        frames.
+
+        Args:
+            fields: With names in lower case.
+        """
+        upgrade = read_upgrade(target, fields)
+        if upgrade is None:
+            lines = [b"GET " + target + b" HTTP/1.1", *[name + b": " + value for name, value in fields]]
+            self.data_received(b"\r\n".join([*lines, b"", b""]))
+            return
+        self.handshake_initiated = True
+        self._accept = upgrade.accept
+        path, _, query = target.partition(b"?")
+        self.scope = {
+            "type": "websocket",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": self.scheme,
+            "server": self.server,
+            "client": self.client,
+            "root_path": self.root_path,
+            "path": self.root_path + unquote(path.decode("ascii")),
+            "raw_path": self.root_path.encode("ascii") + path,
+            "query_string": query,
+            "headers": fields,
+            "subprotocols": upgrade.subprotocols,
+            "state": self.app_state.copy(),
+            "extensions": {"websocket.http.response": {}},
+        }
+        self.queue.put_nowait({"type": "websocket.connect"})
+        task = self.loop.create_task(self.run_asgi())
+        task.add_done_callback(self.on_task_complete)
+        self.tasks.add(task)
+
+    async def run_asgi(self) -> None:
+        """Run the application; close where it did not."""
+        try:
+            await self.app(self.scope, self.receive, self.send)
+        except ClientDisconnected:
+            pass
+        except BaseException:
+            self.logger.exception("Exception in ASGI application\n")
+            self.release()
+            self.send_500_response()
+        else:
+            self.release()
+            if not self.handshake_complete:
+                self.logger.error("ASGI callable returned without completing handshake.")
+                self.send_500_response()
+        if self.close_timer is None:
+            self.transport.close()
+
+    async def send(self, message: Any) -> None:
+        """Accept, reject, send or close."""
+        if message["type"] != "websocket.accept" or self._accept is None:
+            self.release()
+            await super().send(message)
+            return
+        accept, self._accept = self._accept, None
+        if self.disconnected:
+            raise ClientDisconnected
+        if self.transport.is_closing():
+            return
+        lines = [_SWITCHING, accept, b"\r\n"]
+        lines += [header_line(name, value) for name, value in self.default_headers]
+        lines += [header_line(name, value) for name, value in message.get("headers", ())]
+        subprotocol = message.get("subprotocol")
+        if subprotocol:
+            lines.append(header_line(b"Sec-WebSocket-Protocol", subprotocol.encode("latin-1")))
+        # Each write wakes the client: the response and the first states are one.
+        self._first = b"".join([*lines, b"\r\n"])
+        self.loop.call_soon(self.release)
+        self.handshake_complete = True
+        self.conn.state = State.OPEN
+        self.conn.parser = self.conn.parse()
+        next(self.conn.parser)
+        self.start_keepalive()
+
+    def write_first(self, data: bytes) -> None:
+        """Write `data`; together with what is held, if there is any."""
+        if self._first:
+            self._first += data
+        else:
+            self.transport.write(data)
+
+    def release(self) -> None:
+        """Write what is held."""
+        first, self._first = self._first, b""
+        if first and not self.transport.is_closing():
+            self.transport.write(first)
+
+    def shutdown(self) -> None:
+        """Close: the server ends."""
+        self.release()
+        super().shutdown()
 
     def data_received(self, data: bytes) -> None:
         """Process `data`, in slices if it is long."""
@@ -93,6 +248,7 @@ class FlowControlledWebSocket(WebSocketsSansIOProtocol):
 
     def _read(self) -> None:
         """Process one slice."""
+        self.release()  # the library may respond
         data, self._unread = self._unread[:SLICE_BYTES], self._unread[SLICE_BYTES:]
         self.conn.receive_data(data)
         wait = self._rate.spend(1 + len(self.conn.events), self.loop.time())

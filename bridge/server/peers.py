@@ -66,6 +66,21 @@ def peer_status(transport: Any) -> tuple[bool, float]:
     return state in _LEFT, milliseconds / 1000
 
 
+def peer_address(transport: Any) -> tuple[str, int] | None:
+    """Address and port of the other end, as the transport keeps them; None if it has none."""
+    return _host_and_port(transport.get_extra_info("peername"))
+
+
+def own_address(transport: Any) -> tuple[str, int] | None:
+    """Address and port at which the client reached us."""
+    return _host_and_port(transport.get_extra_info("sockname"))
+
+
+def _host_and_port(name: Any) -> tuple[str, int] | None:
+    # Of IPv6 there are four: the rest says nothing to the application.
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple | list) and len(name) > 1 else None
+
+
 def was_reset(transport: Any) -> bool:
     """Whether the connection has ended, which the event loop has not noticed while nothing is read."""
     try:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from typing import Any
 
+import httptools
 import orjson
+import uvicorn
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
 
 from bridge.errors import TooLarge
+from bridge.server.peers import own_address, peer_address
 from bridge.server.request_head import Malformed
+from bridge.server.waiting import Signal
 from bridge.web.limits.limits import UnsentBytes
 
 MAX_INCOMING_BYTES = 8 * 1024 * 1024  # of all requests that arrived in part
@@ -73,8 +80,12 @@ class CountedFlow(FlowControl):
 
     __slots__ = ("unsent",)
 
+    _is_writable_event: Signal  # type: ignore[assignment] # smaller than uvicorn's
+
     def __init__(self, transport: asyncio.Transport) -> None:
-        super().__init__(transport)
+        self._transport = transport
+        self.read_paused = self.write_paused = False
+        self._is_writable_event = Signal(is_set=True)
         self.unsent: UnsentBytes | None = None
 
     def pause_writing(self) -> None:
@@ -103,7 +114,8 @@ class TimeLimitedRequest(HttpToolsProtocol):
             server's turn.
     """
 
-    # uvicorn's class has thirty attributes already; five more in the instance dict cost 1 KB per connection.
+    # An instance with more than thirty attributes has a dictionary of its own: 1 KB per connection. Hence the
+    # slots here, and below those of uvicorn's attributes that are the same for all, or rarely set.
     __slots__ = (
         "_counted",
         "_field_bytes",
@@ -118,9 +130,43 @@ class TimeLimitedRequest(HttpToolsProtocol):
     max_head_bytes = 256 * 1024
     incoming = IncomingBytes()  # one for each server, in its own subclass
 
+    logger = logging.getLogger("uvicorn.error")
+    access_logger = logging.getLogger("uvicorn.access")
+    timeout_keep_alive_task: asyncio.TimerHandle | None = None
+    cycle = None  # type: ignore[assignment] # as uvicorn's
+    headers: list[tuple[bytes, bytes]] = None  # type: ignore[assignment] # as uvicorn's
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        # Not uvicorn's method: that searches its loggers, and fills twice as many attributes.
+        if not config.loaded:
+            config.load()
+        self.config = config
+        self.app = config.loaded_app
+        self.loop = _loop or asyncio.get_running_loop()
+        self.parser = httptools.HttpRequestParser(self)
+        # As uvicorn: what follows a request with `Connection: close` does not make that request invalid.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.ws_protocol_class = config.ws_protocol_class
+        self.root_path = config.root_path
+        self.timeout_keep_alive = config.timeout_keep_alive
+        self.app_state = app_state
+        self.server_state = server_state
+        self.connections = server_state.connections
+        self.tasks = server_state.tasks
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         """Start the header timeout: a client that connects has to send a request."""
-        super().connection_made(transport)
+        # Not uvicorn's method: that asks the kernel five times, through a socket object made for it.
+        self.connections.add(self)
+        self.transport = transport
+        self.client, self.server = peer_address(transport), own_address(transport)
+        self.scheme = "https" if transport.get_extra_info("sslcontext") else "http"
         self._in_head = self._in_body = False
         self._head_bytes = self._field_bytes = self._head_start = self._counted = 0
         self.waiting_since: float | None = self.loop.time()

@@ -17,9 +17,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, cast
 
-from uvicorn.protocols.utils import get_remote_addr
-
 from bridge.server.handshakes import Handshakes
+from bridge.server.peers import peer_address
 from bridge.server.request_limits import bad_request
 from bridge.server.turns import weight
 
@@ -93,7 +92,7 @@ class TlsConnection(asyncio.Transport, asyncio.Protocol):
         self.transport = transport
         self.loop = asyncio.get_running_loop()
         self.since = self.loop.time()
-        self.client = get_remote_addr(transport)
+        self.client = peer_address(transport)
         self._handshakes.add(self)
 
     def data_received(self, data: bytes) -> None:

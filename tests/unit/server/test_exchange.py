@@ -96,9 +96,23 @@ def test_the_head_does_not_wait_for_a_slow_body() -> None:
     assert _writes(respond).writes == [HEAD % 3, b"a", b"bc"]
 
 
-def test_the_head_of_a_stream_is_written_at_once() -> None:
+def test_the_head_of_a_stream_leaves_with_what_follows_in_the_same_turn() -> None:
     async def respond(send: Send, wire: Writes) -> None:
         await _begin(send, None)
+        await _part(send, b"abc", more=True)
+        assert len(wire.writes) == 1
+        await _part(send, b"de")
+
+    found = _writes(respond).writes
+    assert found[0].endswith(b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n")
+    assert found[1:] == [b"2\r\nde\r\n0\r\n\r\n"]
+
+
+def test_the_head_of_a_stream_does_not_wait_for_its_first_part() -> None:
+    async def respond(send: Send, wire: Writes) -> None:
+        await _begin(send, None)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
         assert len(wire.writes) == 1
         await _part(send, b"abc")
 

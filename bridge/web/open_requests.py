@@ -30,7 +30,7 @@ class OpenRequests:
 
     def __init__(self, subscriptions: Subscriptions) -> None:
         self._subscriptions = subscriptions
-        self._open: dict[asyncio.Task[object], tuple[Scope, _Answer]] = {}
+        self._open: dict[asyncio.Task[object], tuple[Scope, Answer]] = {}
 
     def middleware(self, app: ASGIApp) -> ASGIApp:
         """The app, with its requests among these."""
@@ -59,7 +59,7 @@ class OpenRequests:
     async def _serve(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         task = asyncio.current_task()
         assert task is not None
-        answer = _Answer(send, scope, self._is_draining)
+        answer = Answer(send, scope, self._is_draining)
         self._open[task] = scope, answer
         try:
             await app(scope, receive, answer)
@@ -86,7 +86,7 @@ class OpenRequests:
         return error_to(scope, Overloaded(INTERRUPTED_SENTENCE, retry_after=RESTARTING_RETRY_SECONDS))
 
 
-class _Answer:
+class Answer:
     """The server's `send`: knows whether the response has begun, and ends the connection during a drain."""
 
     __slots__ = ("_is_draining", "_scope", "_send", "begun")

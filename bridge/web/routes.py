@@ -20,6 +20,7 @@ from bridge.web.idempotency import IdempotentSubmits
 from bridge.web.inspector import InspectorRoutes
 from bridge.web.lists import ListRoutes
 from bridge.web.middleware.cors import add_cors
+from bridge.web.middleware.direct import DirectStreams
 from bridge.web.middleware.raw_path import RawPathMiddleware
 from bridge.web.middleware.request_id import RequestIdMiddleware
 from bridge.web.outputs import OutputResponses, OutputRoutes
@@ -38,6 +39,8 @@ from bridge.web.webhooks import WebhookRoutes
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 PROXIED_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+ONE_TASK = "/v1/tasks/{upstream}/{task_id:encoded}"
+STREAMS = (f"{ONE_TASK}/events", "/v1/events", "/v1/ws")
 TARGETED_METHODS = ("GET", "POST", "PUT")  # of the client that names the address in a header
 
 
@@ -56,7 +59,7 @@ def routes(services: Services, *, operations_apart: bool = False) -> list[Route 
     files = OutputResponses(services)
     proxy = ProxyRoutes(services, aliases, once, files)
     outputs = OutputRoutes(services, files)
-    one_task = "/v1/tasks/{upstream}/{task_id:encoded}"
+    one_task = ONE_TASK
     return [
         Route(f"{one_task}/events", streams.one_task),
         Route(f"{one_task}/outputs/{{n}}", outputs.output),
@@ -98,9 +101,12 @@ def _by_method(read: Endpoint, **others: Endpoint) -> Endpoint:
 
 
 def make_app(services: Services, *, operations_apart: bool = False) -> ASGIApp:
-    """The routes behind their middleware, outside in: handoff, request id, raw path, CORS, open requests."""
+    """The routes behind their middleware: handoff, request id, raw path, CORS, open requests, streams."""
     settings = services.settings
-    app = services.open_requests.middleware(_app(routes(services, operations_apart=operations_apart)))
+    served = routes(services, operations_apart=operations_apart)
+    app = services.open_requests.middleware(
+        DirectStreams(_app(served), [r for r in served if r.path in STREAMS])
+    )
     exposed = header_names(upstream.dialect.proxy for upstream in services.pool.upstreams.values())
     app = add_cors(app, services.origins, cookies=settings.auth != "none", exposed=exposed)
     addresses = services.limits.addresses

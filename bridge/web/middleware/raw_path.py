@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Awaitable
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -33,14 +34,14 @@ class RawPathMiddleware:
         self._public = urlsplit(public_url).path.rstrip("/")
         self._addresses = addresses
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on with the path still encoded."""
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Pass on with the path still encoded. Not a coroutine itself: one less for each request."""
         raw = scope.get("raw_path")
         if raw is not None and scope["type"] in {"http", "websocket"}:
             scope["path"] = raw.decode("latin-1")
             if self._public or self._addresses.trusts_peer(scope):
                 self._set_prefix(scope)
-        await self._app(scope, receive, send)
+        return self._app(scope, receive, send)
 
     def _set_prefix(self, scope: Scope) -> None:
         root = str(scope.get("root_path", "")).rstrip("/")

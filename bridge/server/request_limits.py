@@ -241,8 +241,9 @@ class TimeLimitedRequest(HttpToolsProtocol):
         """
         if self.waiting_since is None or self.transport.is_closing():
             return
-        if self._in_body and self.flow.read_paused:
-            self.waiting_since = now  # the application does not read; the client is not to blame
+        if self.flow.read_paused:
+            # The application does not read, or what has arrived waits for its turn: not the client is late.
+            self.waiting_since = now
             return
         timeout = body_timeout if self._in_body else header_timeout
         if now - self.waiting_since < timeout:

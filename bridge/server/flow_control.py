@@ -167,13 +167,13 @@ class FlowControlledWebSocket(WebSocketsSansIOProtocol):
         except ClientDisconnected:
             pass
         except BaseException:
-            self.logger.exception("Exception in ASGI application\n")
+            self.logger.exception("unhandled exception in the application")
             self.release()
             self.send_500_response()
         else:
             self.release()
             if not self.handshake_complete:
-                self.logger.error("ASGI callable returned without completing handshake.")
+                self.logger.error("the application returned without a complete response")
                 self.send_500_response()
         if self.close_timer is None:
             self.transport.close()

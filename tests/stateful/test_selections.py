@@ -293,7 +293,9 @@ class World:
         for name, newest in members.items():
             assert reader.newest.get(name) == newest, f"{name} was missed: {newest}"
         ended = self.closed and all(status in _ENDS for status, _ in members.values())
-        if reader.selection == group("g") and ended:
+        # Of a group without a task that it may read, a caller learns only if it may read all of it.
+        told_so = members or reader.rights.covers_selection(reader.selection)
+        if reader.selection == group("g") and ended and (told_so or reader.over):
             assert reader.over
             counts = sorted(status for status, _ in members.values())
             told = sorted(status for status, count in reader.done[-1].items() for _ in range(count))

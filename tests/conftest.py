@@ -60,6 +60,8 @@ ONLY_EXTENDED = "extended"  # of `make test-all`
 # Files that take longest begin first: else one of them is still running when all others are done.
 FIRST = (
     "docs/test_recipes_typed.py",
+    "stateful/test_replica_index.py",
+    "stateful/test_replica_selections.py",
     "packages/test_node.py",
     "deploy/test_edges_boundaries.py",
     "webhooks/test_endpoints.py",

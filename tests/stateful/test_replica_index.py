@@ -241,7 +241,7 @@ def test_names_over_three_bridges(asked: list[Any]) -> None:
 
 
 @pytest.mark.extended
-@settings(max_examples=1500, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=500, deadline=None, suppress_health_check=SLOW)
 @given(asked=steps)
 @pytest.mark.timeout(900)
 def test_names_over_three_bridges_for_long(asked: list[Any]) -> None:

@@ -210,7 +210,12 @@ class Deliverer:
                 self._ready[queue] = None
         ready, self._ready = self._ready, {}
         for queue in ready:
-            self._fill(self._lane(queue))
+            lane = self._lane(queue)
+            if lane.claimed:
+                # All that may be claimed may wait for a receiver that is slow by now: it leaves its place.
+                lane.passed(now)
+                lane.begin()
+            self._fill(lane)
 
     def _lane(self, queue: str) -> DeliveryLane:
         lane = self._lanes.get(queue)

@@ -167,6 +167,7 @@ def many(sizes: Sizes) -> Iterator[Row]:
     hubs = {"nchan": nchan, "Centrifugo": centrifugo, "Mercure": mercure}
     for name, hub in hubs.items():
         run = partial(hub, publishers=32)
+        # mypy does not know the type of a lambda with a default
         cases.append((f"{name}, many tasks", lambda _, run=run: run, tasks, viewers, 100))  # type: ignore[misc]
     for name, make, of_tasks, of_viewers, batch in cases:
         with _run(make(of_tasks)) as server:

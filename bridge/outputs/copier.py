@@ -334,6 +334,7 @@ class Copier:
             copies.running[n] = asyncio.create_task(
                 self._copy_one(upstream, key, state.outputs[n], n, copies)
             )
+            # mypy does not know the type of a lambda with a default
             copies.running[n].add_done_callback(lambda _, n=n: self._ended(key, copies, n))  # type: ignore[misc]
 
     async def _left(self, key: TaskKey, outputs: Sequence[Output]) -> int:
@@ -419,6 +420,7 @@ class Copier:
                 chunks = file.chunks()
             stalled = await stack.enter_async_context(asyncio.timeout(STALLED_SECONDS))
             counted = self._counted(chunks, copies, stalled)
+            # declared as an iterator, made by a generator, which has to be closed
             stack.push_async_callback(counted.aclose)  # type: ignore[attr-defined]
             stored = await self._store.put(name, counted, media_type=media_type, max_bytes=largest)
             return stored.size

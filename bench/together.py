@@ -132,7 +132,7 @@ class Rounds:
             self._schedule(watcher)
         began = time.thread_time()
         await asyncio.sleep(LEAD_SECONDS + ROUND_SECONDS)
-        # Turn by turn: nobody is told of a poll.
+        # No event says that a poll has ended.
         while any(one.polls == polls for one, polls in zip(self.watchers, before, strict=True)):  # noqa: ASYNC110
             await asyncio.sleep(ROUND_SECONDS)
         return time.thread_time() - began

@@ -34,7 +34,12 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="module")
 async def provider(anyio_backend: str) -> AsyncIterator[Stub]:
     async with stub() as made:
-        made.answers[f"GET {AT}/status"] = {"status": "IN_PROGRESS", "request_id": ID, "logs": None}
+        for query in ("", "?logs=1"):  # the bridge may ask for logs as soon as a test has
+            made.answers[f"GET {AT}/status{query}"] = {
+                "status": "IN_PROGRESS",
+                "request_id": ID,
+                "logs": None,
+            }
         yield made
 
 

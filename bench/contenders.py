@@ -155,7 +155,7 @@ def ours(
         source, control = provider or stack.enter_context(providing(tasks))
         settings = {
             "base_url": f"http://127.0.0.1:{source}/{upstream}",
-            "api_key": "bench",
+            "api_key": "key-of-the-bench-0123456789",
             "max_streams": tasks if streams and not inproc else 0,
             **(QUIET if pace is None else pace),
         }

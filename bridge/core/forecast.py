@@ -234,13 +234,13 @@ class Forecast:
 
     def choose_again(self, learned: LearnedRuns, kind: TaskKind) -> None:
         """As `choose`, where nothing is new of the task: only once enough others have ended."""
-        ground = self.ground
-        if ground is None or learned.runs - self._chosen_by > ground.curve.size / 4:
+        more = learned.version - self._chosen_by
+        if more > (0 if self.ground is None else self.ground.curve.size / 4):
             self.choose(learned, kind)
 
     def choose(self, learned: LearnedRuns, kind: TaskKind) -> None:
         """Take the sharpest ground."""
-        self._chosen_by = learned.runs
+        self._chosen_by = learned.version
         best, least = None, math.inf
         for ground in self._grounds(learned, kind):
             cost = ground.cost

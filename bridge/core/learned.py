@@ -184,6 +184,11 @@ class LearnedRuns:
         return ring.calibrated
 
     @property
+    def version(self) -> int:
+        """Grows with each run that curves of this one may come from."""
+        return self.runs if self._pooled is None else self.runs + self._pooled.runs
+
+    @property
     def watched_seconds(self) -> float | None:
         """How long tasks are watched until they end, on average over all kinds; None before the first."""
         ring = self._all.get("watched")

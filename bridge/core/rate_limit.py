@@ -171,16 +171,13 @@ class CredentialLimiter:
     @property
     def share(self) -> int:
         """Status calls that first polls may have in flight while repeats wait: a quarter, at least one."""
-        return max(self.max_in_flight // 4, 1)
+        return self.max_in_flight // 4 or 1
 
     @property
     def in_flight(self) -> int:
         """Status calls on their way: polls, ownership checks, cancels and alias searches."""
-        return (
-            self._in_flight[CallKind.FIRST]
-            + self._in_flight[CallKind.POLL]
-            + self._in_flight[CallKind.CONTROL]
-        )
+        known = self._in_flight
+        return known[CallKind.FIRST] + known[CallKind.POLL] + known[CallKind.CONTROL]
 
     def in_flight_of(self, call: CallKind) -> int:
         """Calls of one kind on their way."""
@@ -221,26 +218,26 @@ class CredentialLimiter:
         return now if at - now < _TIMER_SECONDS else at
 
     def _has_room(self, call: CallKind) -> bool:
-        creates, streams = self._in_flight[CallKind.CREATE], self._in_flight[CallKind.STREAM]
-        if self.probing:
+        same = self._in_flight[call]
+        if self._open or self.rejected is not None:
             # Half-open: one probe. A create may be one: a bridge without open tasks would never learn that
             # the provider is back. A stream is not: it lasts for minutes. Each pool has its own, so that a
             # hanging create does not keep polls from finding out.
-            return (
-                call is not CallKind.STREAM and (creates if call is CallKind.CREATE else self.in_flight) == 0
-            )
+            return call is not CallKind.STREAM and (same if call is CallKind.CREATE else self.in_flight) == 0
         if call is CallKind.STREAM:
-            return streams < self.max_streams
+            return same < self.max_streams
         if call is CallKind.CREATE:
-            return creates < self.max_submits_in_flight
-        room = {
+            return same < self.max_submits_in_flight
+        room = self.max_in_flight
+        if self.in_flight >= room:
+            return False
+        if call is CallKind.POLL:
             # Repeats never fill the pool: if all of them hang, a quarter is left for newcomers.
-            CallKind.POLL: self.max_in_flight - self.share if self.max_in_flight > 1 else 1,
+            room = room - self.share or 1
+        elif call is CallKind.CONTROL:
             # Cancels and alias searches come from clients: hanging ones never stop the polls.
-            CallKind.CONTROL: self.share,
-            CallKind.FIRST: self.max_in_flight,
-        }
-        return self.in_flight < self.max_in_flight and self._in_flight[call] < room[call]
+            room = self.share
+        return same < room
 
     def start(self, call: CallKind, now: float, *, task_id: str | None = None, shown: bool = False) -> Permit:
         """Consume the capacity of one call.
@@ -308,7 +305,8 @@ class CredentialLimiter:
             return
         self.failures = 0
         self._failed_tasks.clear()
-        self._learn_denied(permit.task_id)
+        if self._forbidden or self._denied:
+            self._learn_denied(permit.task_id)
         self._open = False
         if self._inferred or permit.started_at >= self._rejected_at:
             # An answer to a call that was under way when a 401 came says nothing about now. It does where

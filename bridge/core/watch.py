@@ -382,10 +382,13 @@ class Watch:
         seen_at = (started_at + now) / 2
         self._forecast.saw_again(seen_at)
         if self._result is None:
-            kind = self._kind()
-            self._forecast.choose_again(self.learned, kind)
-            self._forecast.schedule(self.learned, kind, now, self._price())
-            self.estimate = self._forecast.estimate(now, unix_time)
+            forecast, kind = self._forecast, self._kind()
+            forecast.choose_again(self.learned, kind)
+            if forecast.ground is None and not forecast.queued:
+                forecast.wait, self.estimate = None, NO_ESTIMATE
+            else:
+                forecast.schedule(self.learned, kind, now, self._price())
+                self.estimate = forecast.estimate(now, unix_time)
         self._schedule(now, ended=False, poll_after=self._poll_after)
         return Update(None, notices) if notices else NO_UPDATE
 
@@ -791,8 +794,9 @@ class Watch:
             if word is None:
                 message = "the response shows the task without a status word"
             return self._notify(NoticeCode.UNKNOWN_STATUS, message, now)
-        self.active_notices.pop(NoticeCode.UNKNOWN_STATUS, None)
-        self._new_reason.pop(NoticeCode.UNKNOWN_STATUS, None)
+        if self.active_notices or self._new_reason:
+            self.active_notices.pop(NoticeCode.UNKNOWN_STATUS, None)
+            self._new_reason.pop(NoticeCode.UNKNOWN_STATUS, None)
         if self.known.status is Status.COMPLETED and (
             result_unavailable or not all(one.fetchable for one in self.known.outputs)
         ):
@@ -828,6 +832,8 @@ class Watch:
         self.confirmed = now
         self.failures = self.task_failures = 0
         self._missing.polls = 0
+        if not (self.active_notices or self._new_reason):
+            return ()
         self._new_reason.clear()
         self.active_notices.pop(NoticeCode.TASK_NOT_FOUND, None)
         if not self.active_notices.keys() - _OF_STATE:
@@ -838,12 +844,12 @@ class Watch:
 
     def _schedule(self, now: float, *, ended: bool, poll_after: float | None) -> None:
         """Set `due`. Case 1: the task ended; 2: a poll was requested; 3: a stream is alive; 4: neither."""
-        if self.known is not None and self.known.status.final and (ended or not self._lost):
-            self.due = None
-            self._replan()
-            return
-        if self._lost:
-            self._set_due(now, self._lost_delay())
+        if self.known is not None and self.known.status.final:
+            if ended or not self._lost:
+                self.due = None
+                self._replan()
+            else:
+                self._set_due(now, self._lost_delay())
             return
         self.interval = self._interval(poll_after)
         self._planned_freely = poll_after is None
@@ -872,16 +878,15 @@ class Watch:
 
     def _interval(self, poll_after: float | None) -> float:
         """Seconds until the next poll of the healthy task; sets `why`."""
-        ground, pace = self._forecast.ground, self.pace
+        forecast, pace = self._forecast, self.pace
         if poll_after is not None:
             self.why = "poll_after"
-        elif ground is not None:
-            self.why = ground.name
-        else:
-            self.why = "growth" if self._forecast.wait is None else "wait"
-        if poll_after is not None:
             return pace.requested_delay(poll_after)
-        wait, factor = self._forecast.wait, self.price.factor
+        wait, factor = forecast.wait, self.price.factor
+        if forecast.ground is not None:
+            self.why = forecast.ground.name
+        else:
+            self.why = "growth" if wait is None else "wait"
         if wait is None:
             wait = pace.growing(self._quiet, factor)
         longest = self.price.longest(pace.max_seconds) if factor > 1.0 else pace.max_seconds

@@ -18,7 +18,6 @@ from typing import Self
 import aiohttp
 from aiohttp.abc import AbstractResolver
 from aiohttp.connector import SocketFactoryType
-from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from bridge.core.loop_time import LoopTime
@@ -51,6 +50,7 @@ _MAX_HEADERS = 1024
 _TLS_PORT = 443
 _MAX_UNCHUNKED_BODY = 1024 * 1024
 MAX_MASKED_IN_LOOP = 64 * 1024
+_SMALL_BODY = 16 * 1024
 
 
 class Session:
@@ -110,11 +110,15 @@ class Session:
             else None
         )
 
-    async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
+    async def ask(
+        self, request: Request, timeout_seconds: float | None = None, *, known: bytes | None = None
+    ) -> HttpResponse:
         """Send one request, once: it is never retried, so a submit cannot create two tasks.
 
         Args:
             timeout_seconds: Replaces the session's own.
+            known: The body of an earlier response, as it was returned: most polls bring the same one, which
+                is then neither masked nor kept twice.
 
         Raises:
             UpstreamUnavailable: The provider cannot be reached, or the response was cut short.
@@ -122,25 +126,25 @@ class Session:
             UnreadablePayload: The response is larger than `bodies` allows.
         """
         base_url = self.base_of(request)
-        url = _url(base_url, request.path)
+        url, url_text = _url(base_url, request.path)
         body: bytes | BytesIO | None = request.body
         if request.body is not None and len(request.body) > _MAX_UNCHUNKED_BODY:
             # In chunks: aiohttp would hand a large body over at once and hold the event loop meanwhile.
             body = BytesIO(request.body)
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         http = self._client_for(base_url, long=request.creates)
+        headers = {**request.headers, **self._credential_for(base_url)}
         try:
-            async with (
-                asyncio.timeout(seconds) as deadline,
-                http.request(
-                    request.method,
-                    url,
-                    data=body,
-                    headers={**request.headers, **self._credential_for(base_url)},
-                    allow_redirects=False,
-                ) as response,
-            ):
-                return await self._document(response, str(url), self._turns_of(response), deadline)
+            async with asyncio.timeout(seconds) as deadline:
+                response = await http.request(
+                    request.method, url, data=body, headers=headers, allow_redirects=False
+                )
+                try:
+                    return self._arrived(response, url_text, known) or await self._document(
+                        response, url_text, self._turns_of(response), deadline
+                    )
+                finally:
+                    response.release()
         except _LIBRARY_ERRORS as error:
             raise _our_error(error) from error
 
@@ -156,7 +160,7 @@ class Session:
             total=None, sock_connect=_CONNECT_SECONDS, sock_read=STREAM_SILENCE_SECONDS
         )
         base_url = self.base_of(request)
-        url = _url(base_url, request.path)
+        url, url_text = _url(base_url, request.path)
         stream_headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         try:
             async with (
@@ -175,9 +179,9 @@ class Session:
                 is_stream = response.status == 200 and response.content_type == "text/event-stream"
                 turns = self._turns_of(response)
                 if is_stream:
-                    head = await self._shown(response, str(url), b"", turns)
+                    head = await self._shown(response, url_text, b"", turns)
                 else:
-                    head = await self._document(response, str(url), turns)
+                    head = await self._document(response, url_text, turns)
                 head_deadline.reschedule(None)
                 yield head, _chunks(response, turns)
         except _LIBRARY_ERRORS as error:
@@ -224,7 +228,7 @@ class Session:
 
     def url_of(self, request: Request) -> str:
         """The whole address that a request is sent to."""
-        return str(_url(self.base_of(request), request.path))
+        return _url(self.base_of(request), request.path)[1]
 
     def credential_for(self, url: URL) -> Mapping[str, str]:
         """The headers with the credential for a file; empty unless it is at a host of the provider itself.
@@ -264,24 +268,32 @@ class Session:
     async def _shown(
         self, response: aiohttp.ClientResponse, url: str, body: bytes, turns: Turns
     ) -> HttpResponse:
-        """The response without secrets: the one place where a provider's words enter the bridge."""
+        """The response without secrets: this or `_arrived` is where a provider's words enter the bridge."""
         if len(body) > MAX_MASKED_IN_LOOP:
             body = await self.hide_large(body, turns)
         else:
             body = self.hide(body)
-        return HttpResponse(response.status, self._shown_headers(response), body, url, self._on_lenient)
+        headers = _HiddenHeaders(response.headers, self.hide)
+        return HttpResponse(response.status, headers, body, url, self._on_lenient)
 
-    def _shown_headers(self, response: aiohttp.ClientResponse) -> Mapping[str, str]:
-        # Usually there is nothing to hide: all values are searched at once.
-        values = "\n".join(response.headers.values()).encode("utf-8", "surrogateescape")
-        if self.hide(values) is values:
-            return response.headers
-        return CIMultiDictProxy(
-            CIMultiDict(
-                (name, self.hide(value.encode("utf-8", "surrogateescape")).decode("utf-8", "replace"))
-                for name, value in response.headers.items()
-            )
-        )
+    def _arrived(
+        self, response: aiohttp.ClientResponse, url: str, known: bytes | None
+    ) -> HttpResponse | None:
+        """The response without secrets, if all of it has arrived and it is small; None otherwise.
+
+        Nearly every poll: nothing is waited for, so neither turns nor memory need to be counted.
+        """
+        content = response.content
+        if not content.is_eof() or content.total_bytes > min(_SMALL_BODY, self._bodies.max_bytes):
+            return None
+        try:
+            body = content.read_nowait()
+        except aiohttp.ClientPayloadError as error:
+            raise _broken(response, error) from error
+        # What was masked once has nothing left to mask.
+        body = known if known is not None and body == known else self.hide(body)
+        headers = _HiddenHeaders(response.headers, self.hide)
+        return HttpResponse(response.status, headers, body, url, self._on_lenient)
 
     async def _document(
         self,
@@ -356,6 +368,32 @@ class Session:
         return self._credential.headers() if trusted else {}
 
 
+class _HiddenHeaders(Mapping[str, str]):
+    """Headers of a response, each masked when it is read: of most responses none is.
+
+    Args:
+        headers: By any case of their names; a repeated one is read as its first.
+    """
+
+    __slots__ = ("_headers", "_hide")
+
+    def __init__(self, headers: Mapping[str, str], hide: Callable[[bytes], bytes]) -> None:
+        self._headers = headers
+        self._hide = hide
+
+    def __getitem__(self, name: str) -> str:
+        value = self._headers[name]
+        shown = value.encode("utf-8", "surrogateescape")
+        hidden = self._hide(shown)
+        return value if hidden is shown else hidden.decode("utf-8", "replace")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._headers)
+
+    def __len__(self) -> int:
+        return len(self._headers)
+
+
 async def _chunks(response: aiohttp.ClientResponse, turns: Turns) -> AsyncIterator[bytes]:
     """What of the body has arrived, again and again, in the turns of the connection."""
     async for part in response.content.iter_any():
@@ -417,17 +455,18 @@ def _client(
 
 
 @lru_cache(8192)  # about 10 MB when full; a watch requests the same URL again and again
-def _url(base_url: str, path: str) -> URL:
+def _url(base_url: str, path: str) -> tuple[URL, str]:
     # `encoded` keeps %2F in ids. Built from parts: parsing the whole URL takes three times as long.
     base = _base(base_url)
     path, _, query = path.partition("?")
-    return URL.build(
+    url = URL.build(
         scheme=base.scheme,
         authority=base.raw_authority,
         path=base.raw_path.rstrip("/") + path,
         query_string=query,
         encoded=True,
     )
+    return url, str(url)
 
 
 @lru_cache(256)
@@ -445,11 +484,15 @@ def _body_of(response: aiohttp.ClientResponse) -> Iterator[None]:
     try:
         yield
     except aiohttp.ClientPayloadError as error:
-        undecodable = isinstance(error.__cause__, aiohttp.http_exceptions.ContentEncodingError)
-        raise UpstreamUnavailable(
-            "the response cannot be decompressed" if undecodable else "the response was cut short",
-            provider_status=response.status,
-        ) from error
+        raise _broken(response, error) from error
+
+
+def _broken(response: aiohttp.ClientResponse, error: aiohttp.ClientPayloadError) -> UpstreamUnavailable:
+    undecodable = isinstance(error.__cause__, aiohttp.http_exceptions.ContentEncodingError)
+    return UpstreamUnavailable(
+        "the response cannot be decompressed" if undecodable else "the response was cut short",
+        provider_status=response.status,
+    )
 
 
 _SWITCH_SECONDS = 0.005  # Python's default

@@ -106,7 +106,7 @@ async def poll(upstream: Upstream, task_id: str, cache: PollCache) -> Observatio
     if cache.etag is not None:
         request = replace(request, headers=dict(request.headers) | {"If-None-Match": cache.etag})
     try:
-        answer = await upstream.ask("status", request, task_id=task_id)
+        answer = await upstream.ask("status", request, task_id=task_id, known=cache.body)
         if _is_unchanged(answer, cache):
             upstream.record_call("status", outcome="not_modified" if answer.status == 304 else "ok")
             cache.at = upstream.clock.monotonic()

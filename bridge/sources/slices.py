@@ -21,6 +21,8 @@ from bridge.core.loop_time import SLICE_SECONDS, ConnectionTime, LoopTime
 _END_OF_HEAD = b"\r\n\r\n"
 _MAX_QUEUED = 64  # messages that aiohttp has parsed and no reader has taken: an idle connection
 _PARSED_AND_READ = 2  # for tiny chunks, taking them from the buffer costs as much as parsing
+_SMALL = 2048  # what a response about one task has, with its head
+_QUICK_SECONDS = SLICE_SECONDS / 8
 _CLOCK = SystemClock().monotonic
 _TRANSPORT_ERRORS = (AttributeError, NotImplementedError, RuntimeError)  # closed, or without flow control
 
@@ -53,6 +55,10 @@ class Turns:
         """Those of the next response on the same connection."""
         return Turns(self._shared, self._clock, self.work)
 
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return self._clock()
+
     @property
     def rest(self) -> float:
         """Seconds until the next turn; 0 for now."""
@@ -71,9 +77,13 @@ class Turns:
             times: How often to bill it: what is parsed here may take as long again elsewhere.
         """
         seconds = self.work() - began
-        self._time.spend(seconds * times, self._clock())
+        self.spend(seconds * times)
         self._time.measured(size, seconds)
         return seconds
+
+    def spend(self, seconds: float) -> None:
+        """Bill so much time."""
+        self._time.spend(seconds, self._clock())
 
     async def pause(self) -> None:
         """Wait for the next turn, and let others run when this reader has not for a whole slice."""
@@ -102,10 +112,12 @@ class SlicedConnection(ResponseHandler):
 
     def __init__(self, loop: asyncio.AbstractEventLoop, turns: Turns) -> None:
         super().__init__(loop)
-        self.turns = turns
+        self._turns = turns
+        self._turns_used = False
         self._held = bytearray()
         self._next: asyncio.Handle | None = None
         self._is_slowed = False
+        self._awaited = True  # nothing has come of the response
         self._head_awaited = True
         self._idle = False
         self._lost: tuple[BaseException | None] | None = None
@@ -121,16 +133,27 @@ class SlicedConnection(ResponseHandler):
         if self._idle:
             self.close()  # a second answer, or a 408: the next request would get it as its own
             return
+        if self._awaited and len(data) <= _SMALL and self._next is None and self._may_parse():
+            self._parse_small(data)
+            return
+        self._awaited = False
         self._held += data
         if self._next is None:
             self._parse()
 
     def set_response_params(self, *args: Any, **more: Any) -> None:  # the signature differs between versions
         """A request begins: another task's response does not rest for what the one before it took."""
-        self._idle = False
-        self.turns = self.turns.anew()
-        self._head_awaited = True
+        self._idle = self._turns_used = False
+        self._awaited = self._head_awaited = True
         super().set_response_params(*args, **more)
+
+    @property
+    def turns(self) -> Turns:
+        """Those of the response that is received."""
+        if not self._turns_used:
+            # Not for each: a small response never needs them.
+            self._turns, self._turns_used = self._turns.anew(), True
+        return self._turns
 
     def resume_reading(self, *args: Any, **more: Any) -> None:  # the signature differs between versions
         """Read again, in turns; aiohttp calls this for every chunk that is taken."""
@@ -168,6 +191,35 @@ class SlicedConnection(ResponseHandler):
         """
         self._idle = not self._held and not super().should_close
         return not self._idle
+
+    def _parse_small(self, data: bytes) -> None:
+        """The begin of a response, usually all of it, at once; nothing is held.
+
+        Thousands of them come in a second, and what is quick is not billed: no more of it is parsed for each
+        request of ours. Elapsed time is read much faster than that of the thread, and is not less.
+        """
+        self._awaited = False
+        began = self._turns.now()
+        head, rest = data, b""
+        end = data.find(_END_OF_HEAD)
+        if end >= 0:
+            end += len(_END_OF_HEAD)
+            head, rest = data[:end], data[end:]  # for the reason given in `_size_of_piece`
+            self._head_awaited = False
+        super().data_received(head)
+        if rest and not self._may_parse():
+            self._held += rest
+        elif rest:
+            super().data_received(rest)
+            if self._idle and len(self):
+                self.close()
+                return
+        took = self._turns.now() - began
+        if took > _QUICK_SECONDS:
+            self.turns.spend(took * _PARSED_AND_READ)
+            self._continue()
+        elif self._held:
+            self._continue()
 
     def _parse(self) -> None:
         """One slice of what is held."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, asynccontextmanager
 from copy import copy
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from hashlib import blake2b
+from types import TracebackType
 from typing import Self
 
 from bridge.clock import Clock
@@ -214,12 +215,14 @@ class Upstream:
         timeout_seconds: float | None = None,
         *,
         task_id: str | None = None,
+        known: bytes | None = None,
     ) -> HttpResponse:
         """Send one request and time it; the caller then reports the outcome with `record_call`.
 
         Args:
             timeout_seconds: Replaces the upstream's own.
             task_id: The task it is about, for the exemplar.
+            known: The body of an earlier response, as it was returned.
 
         Raises:
             UpstreamError: There is no response to read.
@@ -229,7 +232,7 @@ class Upstream:
         started_at = self.clock.monotonic()
         try:
             with self.tracing.request(self.name, call, request, self.session.base_of(request)) as span:
-                answer = await self.session.ask(request, timeout_seconds)
+                answer = await self.session.ask(request, timeout_seconds, known=known)
                 span.answered(answer.status)
                 return answer
         finally:
@@ -305,34 +308,30 @@ class Upstream:
         pause = 0.0 if self.limiter.probing else self.limiter.paused(now)
         return max(deadline, min(now + pause + MAX_WAIT_SECONDS, latest)) if pause else deadline
 
-    @contextmanager
-    def hold(self, permit: Permit) -> Iterator[None]:
+    def hold(self, permit: Permit) -> AbstractContextManager[None]:
         """Report to the limiter how a started call ended, by the exception that leaves the block.
 
         Exactly one outcome for each permit: an `UpstreamError` is a failure; any other exception (a cancelled
         task, an exception of our own) says nothing about the provider.
         """
-        try:
-            yield
-        except UpstreamError as error:
-            was_rejected = self.limiter.rejected is not None
+        return _Held(self, permit)
+
+    def _settle(self, permit: Permit, error: BaseException | None) -> None:
+        was_rejected = self.limiter.rejected is not None
+        if error is None:
+            self.limiter.succeed(permit, self.clock.monotonic())
+            if was_rejected and self.limiter.rejected is None and self.key_judged is not None:
+                self.key_judged(None)
+            self._update_health(permit, None, Scope.TASK)
+        elif isinstance(error, UpstreamError):
             scope = self.limiter.fail(permit, error, self.clock.monotonic())
             if isinstance(error, CredentialRefused):
                 self._explain(error, scope, first=not was_rejected)
                 if scope is Scope.CREDENTIAL and self.key_judged is not None:
                     self.key_judged(error)
             self._update_health(permit, error, scope)
-            self.wake_waiting()
-            raise
-        except BaseException:
+        else:
             self.limiter.abandon(permit)
-            self.wake_waiting()
-            raise
-        was_rejected = self.limiter.rejected is not None
-        self.limiter.succeed(permit, self.clock.monotonic())
-        if was_rejected and self.limiter.rejected is None and self.key_judged is not None:
-            self.key_judged(None)
-        self._update_health(permit, None, Scope.TASK)
         self.wake_waiting()
 
     def _explain(self, error: CredentialRefused, scope: Scope, *, first: bool) -> None:
@@ -472,3 +471,18 @@ class Upstream:
         else:
             self._open_circuits.discard(self.account)
         self._series.circuit_open.set(bool(self._open_circuits))
+
+
+class _Held(AbstractContextManager[None]):
+    """A call that was started; a class, since a generator costs thrice as much for each poll."""
+
+    __slots__ = ("_permit", "_upstream")
+
+    def __init__(self, upstream: Upstream, permit: Permit) -> None:
+        self._upstream = upstream
+        self._permit = permit
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._upstream._settle(self._permit, error)  # noqa: SLF001 - the other half of `hold`

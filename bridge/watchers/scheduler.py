@@ -269,7 +269,8 @@ class PollScheduler:
     async def _poll(self, watcher: Watcher, permit: Permit) -> None:
         # `Watcher.poll` settles the permit; what ends before it is reached settles here.
         try:
-            await watcher.hydrate()
+            if not watcher.hydrated:
+                await watcher.hydrate()
             if watcher.over:
                 return
             if self._may_poll is not None and not self._may_poll(watcher):

@@ -588,7 +588,10 @@ class Watcher:
             now, unix_time = clock.monotonic(), clock.time()
             update = self.watch.unchanged(now=now, unix_time=unix_time, started_at=started_at)
             self._confirm()
-            await self._act(update)
+            if update.notices:
+                await self._act(update)
+            else:
+                self._changed(self)
         elif isinstance(answer, WithoutResult):
             await self._take_without_result(answer, source, started_at)
         else:

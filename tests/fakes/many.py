@@ -44,7 +44,9 @@ class ManyProvider(FakeProvider):
     def read_status(self, answer: HttpResponse, task_id: str | None = None) -> StatusReading:
         return self._real.read_status(answer, task_id)
 
-    async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
+    async def ask(
+        self, request: Request, timeout_seconds: float | None = None, *, known: bytes | None = None
+    ) -> HttpResponse:
         path, _, query = request.path.partition("?")
         if path != "/many":
             return await super().ask(request, timeout_seconds)

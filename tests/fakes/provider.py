@@ -62,7 +62,9 @@ class FakeProvider:
     def base_of(self, request: Request) -> str:
         return request.base_url or "https://provider.example"
 
-    async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
+    async def ask(
+        self, request: Request, timeout_seconds: float | None = None, *, known: bytes | None = None
+    ) -> HttpResponse:
         """Respond to a status call."""
         task_id = request.path.rpartition("/")[2]
         self.asked.append((task_id, self.clock.monotonic()))

@@ -140,7 +140,9 @@ class Session:
     def base_of(self, request: Request) -> str:
         return request.base_url or self.base_url
 
-    async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
+    async def ask(
+        self, request: Request, timeout_seconds: float | None = None, *, known: bytes | None = None
+    ) -> HttpResponse:
         """Any call."""
         await asyncio.sleep(0.01)
         provider, body = self._provider, orjson.loads(request.body or b"{}")

@@ -85,7 +85,9 @@ class Session:
     def base_of(self, request: Request) -> str:
         return request.base_url or "https://provider.example"
 
-    async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
+    async def ask(
+        self, request: Request, timeout_seconds: float | None = None, *, known: bytes | None = None
+    ) -> HttpResponse:
         """A status call."""
         process, stage = self._process, self._process.stage
         task_id = request.path.rpartition("/")[2]

@@ -52,7 +52,9 @@ class Provider:
     def base_of(self, request: Request) -> str:
         return request.base_url or f"{ORIGIN}/{self.style.name}"
 
-    async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
+    async def ask(
+        self, request: Request, timeout_seconds: float | None = None, *, known: bytes | None = None
+    ) -> HttpResponse:
         """Answer one call."""
         await asyncio.sleep(0.02)
         incoming = _incoming(request)

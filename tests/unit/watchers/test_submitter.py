@@ -56,7 +56,9 @@ class Shop(FakeProvider):
         self.gate: asyncio.Event | None = None
         self.can_cancel = self.can_create = True
 
-    async def ask(self, request: Request, timeout_seconds: float | None = None) -> HttpResponse:
+    async def ask(
+        self, request: Request, timeout_seconds: float | None = None, *, known: bytes | None = None
+    ) -> HttpResponse:
         call = request.path.split("/")[1]
         if call == "tasks":
             return await super().ask(request, timeout_seconds)

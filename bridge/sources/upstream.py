@@ -322,7 +322,8 @@ class Upstream:
             self.limiter.succeed(permit, self.clock.monotonic())
             if was_rejected and self.limiter.rejected is None and self.key_judged is not None:
                 self.key_judged(None)
-            self._update_health(permit, None, Scope.TASK)
+            if self.health.state is not UpstreamState.VALID or self._open_circuits or self.limiter.probing:
+                self._update_health(permit, None, Scope.TASK)
         elif isinstance(error, UpstreamError):
             scope = self.limiter.fail(permit, error, self.clock.monotonic())
             if isinstance(error, CredentialRefused):

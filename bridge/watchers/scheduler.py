@@ -118,11 +118,8 @@ class PollScheduler:
                 await self._poll_many([taken[0], *along], taken[1])
             else:
                 await self._poll(*taken)
-            now = self._upstream.clock.monotonic()
-            taken = self._take(now)
-            if taken is None or self._can_start(now):
-                # Otherwise `run` has nothing to start, and waking it would be wasted.
-                self._woken.set()
+            # What else may start, `run` starts: the end of each call wakes it, once a turn of the event loop.
+            taken = self._take(self._upstream.clock.monotonic())
 
     def _take(self, now: float) -> tuple[Watcher, Permit] | None:
         """The watch to poll now, with its capacity; None when none is due or the limiter says no.
@@ -226,13 +223,6 @@ class PollScheduler:
             watcher.generation == generation and not limiter.is_denied(watcher.key.task_id)
             for _, generation, watcher in self._ready
         )
-
-    def _can_start(self, now: float) -> bool:
-        limiter = self._upstream.limiter
-        calls = [CallKind.POLL] if self._ready else []
-        if len(self._first):
-            calls.append(CallKind.FIRST)
-        return any((at := limiter.free_at(call, now)) is not None and at <= now for call in calls)
 
     def _wait(self, now: float) -> float | None:
         """Seconds until a poll may start; None until something wakes `run`."""

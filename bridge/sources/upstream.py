@@ -475,7 +475,7 @@ class Upstream:
 
 
 class _Held(AbstractContextManager[None]):
-    """A call that was started; a class, since a generator costs thrice as much for each poll."""
+    """Reports the outcome of a call. Not a generator, which costs each poll thrice as much."""
 
     __slots__ = ("_permit", "_upstream")
 

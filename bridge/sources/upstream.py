@@ -475,7 +475,7 @@ class Upstream:
 
 
 class _Held(AbstractContextManager[None]):
-    """Reports the outcome of a call. Not a generator, which costs each poll thrice as much."""
+    """Reports the outcome of a call. Not a generator, which takes three times as long for each poll."""
 
     __slots__ = ("_permit", "_upstream")
 

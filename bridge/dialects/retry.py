@@ -55,6 +55,8 @@ def wait_in(headers: Mapping[str, str], name: str, unit: float = 1.0) -> float |
     A moment counts from the response's own `date`: the provider's clock and ours may differ.
     """
     value = headers.get(name, "").strip()
+    if not value:
+        return None
     amount = number(value)
     if amount is not None and amount < _UNIX_FROM:
         return min(amount * unit, _MAX_SECONDS) if amount >= 0 else None

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, contextmanager
 from copy import copy
 from functools import lru_cache
 from io import BytesIO
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -380,6 +380,10 @@ class _HiddenHeaders(Mapping[str, str]):
     def __init__(self, headers: Mapping[str, str], hide: Callable[[bytes], bytes]) -> None:
         self._headers = headers
         self._hide = hide
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value; `default` where there is none, as for most names that are looked up."""
+        return self[name] if name in self._headers else default
 
     def __getitem__(self, name: str) -> str:
         value = self._headers[name]

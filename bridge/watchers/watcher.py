@@ -57,6 +57,9 @@ RETRY_JOURNAL_SECONDS = 1.0
 CALL_SECONDS = 1.0
 """How often the owner of a task elsewhere is asked to poll it."""
 
+OWN_ERROR_SECONDS = 1.0
+"""How long the error of a task's own poll is what clients get, while all polls are held up."""
+
 MAX_MERGES = 5
 """How often an observation is merged again because a newer state was recorded meanwhile."""
 
@@ -388,7 +391,9 @@ class Watcher:
     def held_up(self, reason: str) -> None:
         """Polls of this upstream are held up: send the notice, and keep why there is no state."""
         if self.watch.known is None and not self.watch.not_found:
-            own_failure = isinstance(self.error, UpstreamError) and self.error.about_task
+            # What a poll just brought is for those who waited for it.
+            just_polled = self.upstream.clock.monotonic() < self.polled_at + OWN_ERROR_SECONDS
+            own_failure = isinstance(self.error, UpstreamError) and (self.error.about_task or just_polled)
             if not own_failure:
                 self.error = self.upstream.held_up() or self.error
             if self.error is not None:

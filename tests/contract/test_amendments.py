@@ -137,7 +137,7 @@ async def test_its_jobs_are_planned_with_the_end_before_it_and_written_with_it(m
     journal = made.journal
     journal.describe(TASK, DETAILS)
     end = await journal.append(TASK, DONE, free=True)
-    plans = JobPlans(makes=lambda key, known: [job_of(key, known)._replace(due=made.ledger.now() - 1)])
+    plans = JobPlans(makes=lambda key, known: [job_of(key, known)._replace(due=made.ledger.now() - 60)])
     journal.planner = plans
     await journal.amend(TASK, lambda known: stored(known, 0))
     await plans.reported(1)

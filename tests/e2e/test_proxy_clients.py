@@ -59,7 +59,8 @@ async def test_a_create_that_waits_is_answered_at_the_end_or_with_the_word_of_on
         assert (at_once.status, at_once.json) == (201, PREDICTION)
         done = PREDICTION | {"status": "succeeded", "output": "yes"}
         provider.answers["GET /v1/predictions/p1"] = done
-        reply = await call(bridge, "POST", CREATE, json={}, headers={"Prefer": "wait"})
+        async with bridge_to(provider, "replicate") as patient:
+            reply = await call(patient, "POST", CREATE, json={}, headers={"Prefer": "wait"})
         assert (reply.status, reply.json) == (200, done)
         assert all("prefer" not in head for _, head in provider.heads)
 

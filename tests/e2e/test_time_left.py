@@ -106,7 +106,7 @@ async def test_a_known_state_is_304_although_the_time_goes_on(
 ) -> None:
     (scene, *_) = found
     # Time passes, no clock is set: the moment of the next poll stays where it was.
-    monkeypatch.setattr(Wall, "monotonic", lambda self: SystemClock.monotonic(self) + Wall.ahead)
+    monkeypatch.setattr(Wall, "monotonic", lambda self: SystemClock.monotonic() + Wall.ahead)
     ref = await estimated(scene)
     first = await scene.get(path_of(ref))
     listed = await scene.get("/inspector/tasks")

@@ -12,7 +12,14 @@ import pytest
 
 from bridge.core.rate_limit import CredentialLimiter
 from bridge.core.task import Observation, Source, Status, TaskKey
-from bridge.errors import JournalError, TaskNotFound, UnknownUpstream, UpstreamUnavailable
+from bridge.errors import (
+    CredentialRefused,
+    JournalError,
+    TaskNotFound,
+    UnknownUpstream,
+    UpstreamUnavailable,
+    UpstreamUnreachable,
+)
 from bridge.sources.upstream import UpstreamState
 from bridge.telemetry.metrics import UPSTREAM_STATES
 from bridge.watchers.scheduler import FIRST_PER_TURN
@@ -52,6 +59,19 @@ async def test_a_task_nobody_watched_yet_is_looked_at_at_once(open_house: Any) -
     open_house.pool.want(TASK)
     assert await open_house.pool.wait_polled(TASK) is None
     assert open_house.provider.polls(ID) == [started]
+
+
+async def test_who_waited_for_a_poll_gets_its_error_although_all_polls_are_held_up_since(open_house: Any) -> None:
+    house = open_house
+    house.provider.shows(ID, "", http=401)
+    house.pool.want(TASK)
+    waiting = asyncio.create_task(house.pool.wait_polled(TASK))
+    await settle()
+    await house.pool.tick()  # before the task above had its turn, on a busy machine
+    assert isinstance(house.pool.watcher(TASK).error, CredentialRefused)
+    await waiting
+    await house.clock.advance(2)
+    assert isinstance(house.pool.watcher(TASK).error, UpstreamUnreachable)  # and nothing was sent for it
 
 
 async def test_after_its_end_a_task_is_looked_at_no_more(open_house: Any) -> None:

@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import queue
 import sqlite3
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -60,7 +58,6 @@ GROUP_ENTRIES = 248  # appends per commit; one sync for all of them, and two sta
 GROUP_BYTES = 8 * 1024 * 1024
 MAINTENANCE_SECONDS = 1.0
 TIME_STORED_SECONDS = 600.0
-NICENESS = 3  # of the writing thread, above that of the process
 MAX_LOST = 500  # tasks whose details are read at the start, as of every open one
 CURE_RETENTION = "restart the bridge: it saves what can be read into a new file"
 
@@ -299,7 +296,6 @@ class Writer:
         self._thread.join()  # resolving `ended` was its last action
 
     def _run(self) -> None:
-        _give_way()
         try:
             database, result = self._open()
         except BaseException as error:  # noqa: BLE001 - any failure is raised where the journal is opened
@@ -596,17 +592,6 @@ class Writer:
         """Call `listen` on the event loop."""
         with contextlib.suppress(RuntimeError):  # the loop is closed, and nothing waits for the result
             self._loop.call_soon_threadsafe(listen, *args)
-
-
-def _give_way() -> None:
-    """Let the event loop go before this thread where both share a core.
-
-    Otherwise a request that arrives while a group is written waits until the scheduler takes the core from
-    SQLite, most of the time to its next tick: up to 4 ms, at every turn of the loop.
-    """
-    if sys.platform == "linux":  # elsewhere it is the niceness of the whole process
-        with contextlib.suppress(OSError):  # a sandbox refuses it
-            os.nice(NICENESS)
 
 
 def _amended(edit: Amendment) -> Amended:

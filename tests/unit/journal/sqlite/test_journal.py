@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import stat
-import sys
 import threading
 from pathlib import Path
 
@@ -17,7 +15,6 @@ from bridge.core.task import Status, TaskKey
 from bridge.errors import JournalError
 from bridge.journal.sqlite.journal import SqliteJournal
 from bridge.journal.sqlite.storage import MAX_OFFSET
-from bridge.journal.sqlite.writer import NICENESS
 from tests.fakes.clock import FakeClock
 from tests.fakes.disk import Disk, Witness, opened
 from tests.fakes.journal import recorded_after
@@ -221,21 +218,6 @@ def test_it_can_be_closed_after_its_loop_is_gone(path: Path) -> None:
 
 async def _close(journal: SqliteJournal) -> None:
     await journal.close()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a thread has no niceness of its own elsewhere")
-async def test_the_writer_gives_way_to_the_event_loop(path: Path) -> None:
-    before, of_writer = os.getpriority(os.PRIO_PROCESS, 0), []
-
-    def connect(file: Path) -> sqlite3.Connection:
-        of_writer.append(os.getpriority(os.PRIO_PROCESS, 0))
-        return sqlite3.connect(file, isolation_level=None)
-
-    async with opened(path, connect=connect) as journal:
-        await journal.append(TASK, state())
-
-    assert of_writer == [min(before + NICENESS, 19)]
-    assert os.getpriority(os.PRIO_PROCESS, 0) == before
 
 
 async def test_an_opening_that_was_cancelled_lets_go_of_the_file(path: Path) -> None:

@@ -4,8 +4,8 @@
 
 Open tasks: each is recorded and has a viewer, 200 on a connection, is polled every ten seconds, and never
 changes. Stored events: of 5,000 tasks, recorded at maximum speed, the last of them at a rate that leaves
-half of the core free; meanwhile states are read over HTTP, of tasks that are watched, and of ones that nobody
-has asked for, whose first state waits for the provider and for its commit; after that the history of one task
+half of the core free; meanwhile states are read over HTTP, of tasks that are watched, and of tasks without
+a watch, whose first state waits for the provider and for its commit; after that the history of one task
 of which no more is stored than before. In the end four in ten tasks have ended, their retention has expired,
 and one pass deletes them beside appends that are timed.
 """
@@ -282,7 +282,7 @@ class Took:
 
 
 class Reads:
-    """Reads states over HTTP; every fourth is of another task that nobody has asked for."""
+    """Reads states over HTTP; every fourth is of another task without a watch."""
 
     def __init__(self, growth: Growth) -> None:
         self._growth = growth

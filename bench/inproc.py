@@ -9,6 +9,7 @@ Control, one command per line:
     f FROM COUNT BATCH   the same, with final states
     g FROM COUNT BATCH   as p, but none of the last task
     a FROM COUNT BATCH   as p, but all of the last task
+    r FROM COUNT RATE    as g, but RATE a second and not as fast as it goes
     w                    answer when all of this connection are recorded
     h MILLISECONDS       answer, as JSON, how long the event loop and an append were held at most meanwhile
 
@@ -35,6 +36,8 @@ from bridge.telemetry.logs import configure
 UPSTREAM = "bytespike"
 MAX_PENDING = 1000
 PROBE_SECONDS = 0.002
+PACE_SECONDS = 0.005
+"""Of a rate, what comes at once: a provider's changes come by many connections, a few at each turn."""
 
 
 class Driven(Bridge):
@@ -69,6 +72,10 @@ class Driven(Bridge):
                 writer.write(json.dumps(await self._held(numbers[0] / 1000)).encode() + b"\n")
                 return
             first, count, batch = numbers
+            rate = 0
+            if word == "r":
+                rate, batch = batch, max(1, int(batch * PACE_SECONDS))
+            began = self._time.monotonic()
             for begin in range(first, first + count, batch):
                 for seq in range(begin, min(begin + batch, first + count)):
                     append = self._append(self._key(word, seq), seq, final=word == "f")
@@ -78,7 +85,8 @@ class Driven(Bridge):
                         task = asyncio.create_task(append)
                         pending.add(task)
                         task.add_done_callback(pending.discard)
-                await asyncio.sleep(0)
+                wait = began + (begin + batch - first) / rate - self._time.monotonic() if rate else 0
+                await asyncio.sleep(max(0, wait))
                 if len(pending) > MAX_PENDING:
                     await asyncio.wait(pending)
 
@@ -90,7 +98,7 @@ class Driven(Bridge):
     def _key(self, word: str, seq: int) -> TaskKey:
         if word == "a":
             return self._keys[-1]
-        return self._keys[pick(seq, len(self._keys) - (word == "g"))]
+        return self._keys[pick(seq, len(self._keys) - (word in "gr"))]
 
     async def _held(self, seconds: float) -> dict[str, float]:
         """The longest holds, in milliseconds: of a turn of the loop, and of an append of the last task."""

@@ -391,7 +391,7 @@ class Watcher:
     def held_up(self, reason: str) -> None:
         """Polls of this upstream are held up: send the notice, and keep why there is no state."""
         if self.watch.known is None and not self.watch.not_found:
-            # What a poll just brought is for those who waited for it.
+            # What a poll just brought goes first to the clients that waited for it.
             just_polled = self.upstream.clock.monotonic() < self.polled_at + OWN_ERROR_SECONDS
             own_failure = isinstance(self.error, UpstreamError) and (self.error.about_task or just_polled)
             if not own_failure:

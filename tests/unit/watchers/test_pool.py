@@ -61,7 +61,7 @@ async def test_a_task_nobody_watched_yet_is_looked_at_at_once(open_house: Any) -
     assert open_house.provider.polls(ID) == [started]
 
 
-async def test_who_waited_for_a_poll_gets_its_error_although_all_polls_are_held_up_since(open_house: Any) -> None:
+async def test_an_error_reaches_those_waiting_although_all_polls_are_held_up_since(open_house: Any) -> None:
     house = open_house
     house.provider.shows(ID, "", http=401)
     house.pool.want(TASK)

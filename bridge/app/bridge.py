@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
@@ -199,7 +200,8 @@ class Bridge:
         async with AsyncExitStack() as stack:
             parts = await self._build(stack)
             replica = self.replica
-            restored = await parts.pool.restore()
+            with _uncollected():
+                restored = await parts.pool.restore()
             if restored:
                 logger.info("resumed open tasks", extra={"tasks": restored})
             async with asyncio.TaskGroup() as group:
@@ -575,6 +577,18 @@ def open_certificate(settings: Settings) -> CertificateFiles | None:
         return CertificateFiles(settings.tls_certificate_file, settings.tls_key_file)
     except UnusablePair as error:
         raise ConfigError([f"{error.setting}: {error}"]) from None
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """What is created here stays: to search it for garbage again and again would take half of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _output_source(settings: Settings, loop_time: LoopTime, stack: AsyncExitStack) -> OutputSource:

@@ -395,6 +395,8 @@ class Subscriptions:
         """Deregister a connection that has ended, from either side, and log it."""
         closing = subscription.closing
         reason = closing.value if closing is not None else LEFT
+        if closing is None and getattr(subscription.flow, "silent", False):
+            reason = Closing.SLOW.value  # the kernel was first to see that it takes nothing
         self.hub.leave(subscription, reason)
         self.on_leave(subscription)
         began = closing is not None or subscription.sent or subscription.fmt.stays_open

@@ -20,7 +20,8 @@ class FlowControl(Protocol):
     """Whether the write buffer of a connection is full.
 
     Where the server already has such an object, it is used directly: reading this attribute is most of
-    the cost of a delivery besides the write itself.
+    the cost of a delivery besides the write itself. Our own server also sets `silent` when a connection was
+    lost because its client took nothing for the write timeout.
     """
 
     @property

@@ -83,6 +83,8 @@ class HttpConnection(TimeLimitedRequest):
     def connection_lost(self, exc: Exception | None) -> None:
         """Report it to the application, also to one that waits for something else than the client."""
         cycle, self._deaf, self._ahead = self.cycle, True, b""
+        if isinstance(exc, TimeoutError):
+            self.flow.silent = True  # type: ignore[attr-defined] # see `bridge.hub.subscription.FlowControl`
         self.has_room_for(0)
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
@@ -97,6 +99,11 @@ class HttpConnection(TimeLimitedRequest):
             self.cycle.leave()
         else:
             self.transport.close()
+
+    def peer_silent(self) -> None:
+        """The client has acknowledged nothing for too long."""
+        self.flow.silent = True  # type: ignore[attr-defined] # see `bridge.hub.subscription.FlowControl`
+        self.transport.abort()
 
     def peer_closed(self) -> None:
         """The client has closed its half while nothing is read from it."""

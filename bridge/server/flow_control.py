@@ -38,10 +38,10 @@ class WebSocketFlowControl:
     makes reading one of its own slower.
     """
 
-    __slots__ = ("write_paused",)
+    __slots__ = ("silent", "write_paused")
 
     def __init__(self) -> None:
-        self.write_paused = False
+        self.write_paused = self.silent = False
 
 
 class FrameRate:
@@ -317,9 +317,15 @@ class FlowControlledWebSocket(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone, and what it has not taken with it."""
+        self.flow_control.silent |= isinstance(exc, TimeoutError)
         super().connection_lost(exc)
         if self.unsent is not None:
             self.unsent.set(0)
+
+    def peer_silent(self) -> None:
+        """The client has acknowledged nothing for too long."""
+        self.flow_control.silent = True
+        self.transport.abort()
 
     def pause_writing(self) -> None:
         """The transport's buffer is above its high-water mark."""

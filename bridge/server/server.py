@@ -254,7 +254,7 @@ def _check_peer(connection: Any, silence: float) -> None:
         return
     has_closed, silent_seconds = peer_status(connection.transport)
     if silent_seconds >= silence:
-        connection.transport.abort()
+        connection.peer_silent()
     elif has_closed:
         if isinstance(connection, HttpConnection):
             connection.peer_closed()

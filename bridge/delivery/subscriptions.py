@@ -396,7 +396,7 @@ class Subscriptions:
         closing = subscription.closing
         reason = closing.value if closing is not None else LEFT
         if closing is None and getattr(subscription.flow, "silent", False):
-            reason = Closing.SLOW.value  # the kernel was first to see that it takes nothing
+            reason = Closing.SLOW.value  # the kernel was the first to notice the write timeout
         self.hub.leave(subscription, reason)
         self.on_leave(subscription)
         began = closing is not None or subscription.sent or subscription.fmt.stays_open

@@ -395,7 +395,8 @@ class Subscriptions:
         """Deregister a connection that has ended, from either side, and log it."""
         closing = subscription.closing
         reason = closing.value if closing is not None else LEFT
-        if closing is None and getattr(subscription.flow, "silent", False):
+        flow = None if subscription.writer is None else subscription.flow  # without a response there is none
+        if closing is None and getattr(flow, "silent", False):
             reason = Closing.SLOW.value  # the kernel was the first to notice the write timeout
         self.hub.leave(subscription, reason)
         self.on_leave(subscription)

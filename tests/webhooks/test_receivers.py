@@ -228,7 +228,8 @@ async def test_fast_changes_in_order_and_nothing_after_the_end(number: int, tmp_
             for each in range(6)
         ]
         for ref in refs:
-            await at.receiver.until(lambda ref=ref: len(last_of(at.receiver, ref)) == 4, 5 * LATE)  # back-offs add up
+            # Its back-offs add up.
+            await at.receiver.until(lambda ref=ref: len(last_of(at.receiver, ref)) == 4, 5 * LATE)
         assert verdict(at.receiver.requests, ended=refs) == []
         for ref in refs:
             about = at.receiver.of(ref)

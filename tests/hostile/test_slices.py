@@ -94,6 +94,27 @@ async def test_a_small_response_is_parsed_at_once(monkeypatch: pytest.MonkeyPatc
     assert transport.pauses == 0
 
 
+async def test_a_small_response_that_took_long_is_billed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SlowClock()
+    protocol, _ = connection(clock, monkeypatch)
+    quick = protocol._parser.feed_data
+
+    def slow(data: bytes) -> Any:
+        clock.now += 0.5
+        return quick(data)
+
+    protocol._parser.feed_data = slow
+    protocol.data_received(RESPONSE)
+    assert len(protocol) == 1
+    assert protocol.turns.rest > 0
+
+
+async def test_a_small_head_is_kept_whatever_follows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    protocol, _ = connection(SlowClock(), monkeypatch)
+    protocol.data_received(b"HTTP/1.1 204 No Content\r\n\r\nnot http")
+    assert len(protocol) == 1
+
+
 async def test_the_next_response_does_not_rest_for_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SlowClock()
     protocol, _ = connection(clock, monkeypatch)

@@ -175,6 +175,20 @@ def test_a_stamped_end_is_taken_only_between_the_polls_around_it() -> None:
         assert lowest <= run.samples["run"].value <= highest
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_an_open_task_without_a_ground_finds_one_once_others_have_ended(*, own: bool) -> None:
+    upstream = LearnedRuns()
+    learned = LearnedRuns(upstream)
+    made = forecast()
+    made.saw(seen("processing"), 1.0)
+    made.choose(learned, KIND)
+    assert made.ground is None
+    for seconds in about(100):
+        (learned if own else upstream).learn(Run(KIND, WALL, {"run": Measurement(seconds)}))
+    made.choose_again(learned, KIND)
+    assert made.ground is not None
+
+
 @pytest.mark.parametrize("account", [False, True])
 @pytest.mark.parametrize("own", [False, True])
 def test_an_open_task_rests_on_nothing_that_was_forgotten(*, account: bool, own: bool) -> None:
